@@ -1,0 +1,1 @@
+"""The trainspool command line: parse, call, print, exit status; no logic."""

@@ -1,0 +1,1 @@
+"""Where runs land: the MLflow file store, behind one small interface (changes.py)."""
