@@ -98,6 +98,7 @@ class Piece(NamedTuple):
     events: int
     points: int
     definitions: list[bytes]
+    ended: list[int]  # ids of runs with an end event in it
 
 
 def points_in(event: list[Any]) -> int:
@@ -116,6 +117,7 @@ def pieces(data: bytes, piece_bytes: int) -> Iterator[Piece]:
     reader = unpacker(data)
     begin = events = points = 0
     definitions: list[bytes] = []
+    ended: list[int] = []
     for event in reader:
         if event is None:
             continue
@@ -128,12 +130,14 @@ def pieces(data: bytes, piece_bytes: int) -> Iterator[Piece]:
         else:
             events += 1
             points += points_in(event)
+            if kind == END:
+                ended.append(event[1])
         if not events & 63:
             end = reader.tell()
             if end - begin >= piece_bytes:
-                yield Piece(data[begin:end], events, points, definitions)
-                begin, events, points, definitions = end, 0, 0, []
+                yield Piece(data[begin:end], events, points, definitions, ended)
+                begin, events, points, definitions, ended = end, 0, 0, [], []
     if reader.tell() != len(data):
         raise ValueError(f"an event is cut off at byte {reader.tell()} of {len(data)}")
     if begin < len(data):
-        yield Piece(data[begin:], events, points, definitions)
+        yield Piece(data[begin:], events, points, definitions, ended)
