@@ -21,9 +21,9 @@ import sys
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 from trainspool.spool import ringfile
 from trainspool.spool.events import FILLER
@@ -36,21 +36,21 @@ _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14: page faults now rather 
 
 
 class Chunk:
-    """One stretch of the ring. ``write`` and ``tail`` are what the log call touches; any thread may.
+    """One lap over one stretch of the ring. ``write`` and ``tail`` are what the log call touches; any thread may.
 
     Does not survive fork: the child's copies are made harmless by ``Ring.abandon``.
     """
 
     __slots__ = ("base", "memory", "next", "position", "tail", "words", "write")
 
-    def __init__(self, memory: mmap.mmap, words: memoryview, base: int) -> None:
+    def __init__(self, memory: mmap.mmap, words: memoryview, base: int, position: object = None) -> None:
         self.memory = memory
         self.words = words  # two words of the header: base, tail
         self.base = base
         self.write: Callable[[bytes], object] = memory.write
-        self.tail: MutableSequence[Any] | memoryview = words[1:]
+        self.tail: Any = words[1:]
         # A type per chunk, as Python looks special methods up on the type. A C function: no bytecode runs in between.
-        self.position: SupportsIndex = type("Position", (), {"__slots__": (), "__index__": memory.tell})()
+        self.position = position or type("Position", (), {"__slots__": (), "__index__": memory.tell})()
         self.next: Chunk = self
 
     def fill(self) -> None:
@@ -61,32 +61,46 @@ class Chunk:
                 self.write(FILLER * rest)
         self.tail[0] = self.position
 
-    def reset(self, base: int) -> None:
-        """Make a drained chunk ready for the stream's bytes from *base* on. Only the pump does this."""
+    def renewed(self, base: int) -> Chunk:
+        """Return the next lap over a chunk that is full and drained. Only the pump does this.
+
+        A thread may still hold this object, about to write: it is refused, and looks for the ring's present chunk.
+        """
+        self.refuse()
         self.words[1] = 0  # before the base: dying in between leaves an empty chunk, not old bytes under a new name
         self.memory.seek(0)
         self.words[0] = base
-        self.base = base
+        return type(self)(self.memory, self.words, base, self.position)
 
     def refuse(self) -> None:
-        """Let every further append fail, without touching the memory: it belongs to another process now."""
-        self.write, self.tail, self.position = _refuse, [0], 0
+        """Let every further append by this object fail, without touching the memory."""
+        self.write, self.tail = _refuse, [0]
 
 
 class FreeThreadedChunk(Chunk):
     """The same without a GIL: copy and commit under a lock, and the caller's own commit goes nowhere."""
 
-    __slots__ = ("lock",)
+    __slots__ = ("closed", "lock")
 
-    def __init__(self, memory: mmap.mmap, words: memoryview, base: int) -> None:
-        super().__init__(memory, words, base)
-        self.lock = threading.RLock()
+    def __init__(self, memory: mmap.mmap, words: memoryview, base: int, position: object = None) -> None:
+        super().__init__(memory, words, base, position)
+        self.lock, self.closed = threading.RLock(), False
         self.write, self.tail = self._write_and_commit, [0]
 
     def _write_and_commit(self, data: bytes) -> None:
         with self.lock:
+            if self.closed:
+                _refuse(data)
             self.memory.write(data)
             self.words[1] = self.memory.tell()
+
+    def fill(self) -> None:
+        with self.lock:
+            super().fill()
+
+    def refuse(self) -> None:
+        with self.lock:
+            self.closed = True
 
 
 def _refuse(_: bytes) -> object:
@@ -243,8 +257,16 @@ class Ring:
         self.words[ringfile.WORDS_AT // 8 + ringfile.HEAD] = head
         chunk = self._draining
         if head == chunk.base + self.chunk_bytes:
+            self._rotate(chunk)  # if nobody has: an event may have ended exactly where the chunk does
             self._draining = chunk.next
-            chunk.reset(chunk.base + len(self.chunks) * self.chunk_bytes)
+            self._renew(chunk)
+
+    def _renew(self, chunk: Chunk) -> None:
+        index = self.chunks.index(chunk)
+        renewed = chunk.renewed(chunk.base + self.ring_bytes)
+        renewed.next = chunk.next
+        self.chunks[index] = renewed
+        self.chunks[index - 1].next = renewed  # from here on the chunk before may rotate into it
 
     def is_unlinked(self) -> bool:
         """Whether someone removed our file (logind does at logout): the memory still works, but would die with us."""

@@ -98,8 +98,10 @@ class SegmentWriter:
         files.fs.close(self.fd)
 
     def _mark(self, kind: int, body: bytes = b"") -> None:
-        counts = {"events_before": self.events_before, "points_before": self.points_before}
-        self._write(frame.encode(kind, self.stream, self.offset, events=body, **counts))
+        before, points = self.events_before, self.points_before
+        self._write(
+            frame.encode(kind, self.stream, self.offset, events=body, events_before=before, points_before=points)
+        )
 
     def _write(self, data: bytes) -> None:
         try:
