@@ -1,0 +1,445 @@
+"""Frames of one stream from an offset onward; tells a torn tail from damage.
+
+Source: sdk/docs/spool-format.md, "Torn tail or damage?". Plain `pread` on one kept descriptor; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+
+from trainspool.errors import ChecksumMismatch, MalformedFrame, SpoolError, UnknownFormatVersion, UnsafeSpool
+from trainspool.spool import events, frame, layout
+from trainspool.spool.frame import HEADER_BYTES, Header
+from trainspool.spool.layout import SegmentName
+from trainspool.spool.segment import ENDED_IN_ORDER
+
+READ_BYTES = 256 * 1024
+RESYNC_BYTES = 1 << 20
+
+
+class Frame(NamedTuple):
+    """What one data frame adds to what was read before; a frame known in part is cut to its new part."""
+
+    offset: int
+    end: int
+    definitions: bytes
+    events: bytes
+    event_count: int
+    point_count: int
+
+
+class Opened(NamedTuple):
+    """What a reader must know before the frames that follow; comes several times per segment, repeats are harmless."""
+
+    identity: dict[str, Any]
+    dictionary: bytes
+    path: Path
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A part of a stream that cannot be read: where, how much, why. Reading goes on behind it."""
+
+    path: Path
+    at: int
+    """Byte in the file where a frame should have begun."""
+    begin: int
+    """Stream offsets [begin, end) are lost; equal if what is damaged held no events."""
+    end: int
+    events: int
+    points: int
+    reason: str
+    exact: bool = True
+    """False: nothing behind the damage says how much it was."""
+
+    def error(self) -> SpoolError:
+        kind = ChecksumMismatch if "checksum" in self.reason else MalformedFrame
+        count = f"{self.events} events with {self.points} points" if self.exact else "an unknown number of events"
+        lost = f"{self.reason} (stream offsets {self.begin}-{self.end}, {count} lost)"
+        kept, next_step = "everything before and behind it", f"trainspool verify {self.path.parent}"
+        return kind(lost, self.path, self.at, kept, next_step)
+
+    def __str__(self) -> str:
+        return str(self.error())
+
+
+Item = Frame | Opened | Damage
+
+
+def open_owned(path: Path | str, owner: int) -> int:
+    """Open a file of *owner* for reading; a link, device, pipe or someone else's file is refused.
+
+    Raises:
+        UnsafeSpool: it is not a plain file of *owner*.
+        OSError: it cannot be opened, FileNotFoundError among them.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if os.path.islink(path):
+            raise _unsafe(path, "a symbolic link stands") from error
+        raise
+    info = os.fstat(fd)
+    if stat.S_ISREG(info.st_mode) and info.st_uid == owner:
+        return fd
+    os.close(fd)
+    raise _unsafe(path, f"a file of user {info.st_uid}, type {stat.S_IFMT(info.st_mode):o}, stands")
+
+
+def _unsafe(path: Path | str, what: str) -> UnsafeSpool:
+    kept = "everything; the file was not read"
+    return UnsafeSpool(f"{what} where a plain file of the stream's owner should be", path, 0, kept, f"ls -l {path}")
+
+
+class _Segment:
+    """One open segment, how far it is read, and a window of its bytes."""
+
+    def __init__(self, folder: Path, name: SegmentName, owner: int) -> None:
+        self.name, self.path = name, folder / str(name)
+        self.fd = open_owned(self.path, owner)
+        self.at = 0
+        self.sealed = False
+        self._window, self._window_at = b"", 0
+
+    def forget(self) -> None:
+        """Drop the window: what was the end of the file may have grown."""
+        self._window = b""
+
+    def look(self, at: int, length: int, read_bytes: int = READ_BYTES) -> memoryview:
+        """Return up to *length* bytes at *at*, fewer at the end of the file."""
+        begin = at - self._window_at
+        if begin < 0 or begin + length > len(self._window):
+            self._window, self._window_at, begin = os.pread(self.fd, max(length, read_bytes), at), at, 0
+        return memoryview(self._window)[begin : begin + length]
+
+    def header(self, read_bytes: int = READ_BYTES) -> Header | None:
+        data = self.look(self.at, HEADER_BYTES, read_bytes)
+        return frame.parse_header(data) if data else None
+
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
+    def resynchronise(self, stream: bytes) -> Header | None:
+        """Move behind the bad bytes onto the next valid header of *stream*; without one, to the end of the file."""
+        mark, at = frame.MAGIC, self.at + 1
+        while len(data := os.pread(self.fd, RESYNC_BYTES + HEADER_BYTES, at)) >= HEADER_BYTES:
+            found = data.find(mark)
+            while 0 <= found <= len(data) - HEADER_BYTES:
+                header = frame.parse_header(memoryview(data)[found : found + HEADER_BYTES])
+                if header is not None and header.stream == stream:
+                    self.at = at + found
+                    return header
+                found = data.find(mark, found + 1)
+            at += len(data) - HEADER_BYTES + 1
+        self.at = self.size()
+        return None
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class StreamReader:
+    """Reads one stream in order. Not thread safe; keeps at most one descriptor; survives neither fork nor exec.
+
+    Args:
+        folder: the stream's folder.
+        stream: its id, 16 raw bytes.
+        offset: where to begin, the end of some frame read before.
+        writer_alive: whether someone may still be writing; then a bad last frame means "not yet".
+    """
+
+    def __init__(self, folder: Path, stream: bytes, offset: int = 0, *, writer_alive: Callable[[], bool]) -> None:
+        self.folder, self.stream, self.offset = Path(folder), stream, offset
+        self.identity: dict[str, Any] = {}
+        self.ended = False
+        """The last segment is sealed, and all of it is read."""
+        self.counts: tuple[int, int] | None = (0, 0) if offset == 0 else None
+        """Events and points before `offset`, None until a frame says so."""
+        self.in_order = False
+        """The last seal read says that its process left in order, its ring drained."""
+        self._bad: tuple[Path, int, str] | None = None
+        self._writer_alive = writer_alive
+        self._segment: _Segment | None = None
+        self._started = False
+        self._relearn = False
+
+    @property
+    def path(self) -> Path:
+        """The segment being read, else the folder: where to look when something is wrong."""
+        return self._segment.path if self._segment else self.folder
+
+    def read(self, limit_bytes: int = READ_BYTES) -> list[Item]:
+        """Return what is there now, in order, about *limit_bytes* of events at most; empty if there is nothing new.
+
+        Raises:
+            UnknownFormatVersion: the next frame is of another version; everything before it was returned earlier.
+            UnsafeSpool: the next segment is a link, or not the folder owner's.
+            OSError: the disk.
+        """
+        items: list[Item] = []
+        until = self.offset + limit_bytes
+        self.ended = False
+        try:
+            if self._segment is None and not self._begin():
+                return items
+            assert self._segment is not None
+            self._segment.forget()
+            while self.offset < until and (self._step(items, limit_bytes) or self._stuck(items)):
+                pass
+        except (frame.UnknownVersion, SpoolError, OSError) as error:
+            if not items:
+                raise self._explained(error) from error
+        return items
+
+    def close(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+
+    # -- one frame
+
+    def _step(self, items: list[Item], read_bytes: int = READ_BYTES) -> bool:
+        """Take the frame at hand; False if no whole and sound frame stands there."""
+        segment = self._segment
+        assert segment is not None
+        header = segment.header(read_bytes)
+        if header is None or header.stream != self.stream:
+            return False
+        body = segment.look(segment.at + HEADER_BYTES, header.body_length, read_bytes)
+        if len(body) < header.body_length or not frame.body_is_sound(header, body):
+            return False
+        self._take(header, body, items)
+        segment.at += HEADER_BYTES + header.body_length
+        return True
+
+    def _take(self, header: Header, body: memoryview, items: list[Item]) -> None:
+        segment = self._segment
+        assert segment is not None
+        counted = header.kind not in (frame.IDENTITY, frame.DICTIONARY)  # those stand before a segment's first count
+        if counted and header.offset > self.offset:
+            items.append(self._lose(header))
+        if header.kind == frame.DATA:
+            self._take_data(header, body, items)
+        elif header.kind == frame.IDENTITY:
+            self.identity = _identity(body)
+            items.append(Opened(self.identity, b"", segment.path))
+        elif header.kind == frame.DICTIONARY:
+            items.append(Opened(self.identity, bytes(body), segment.path))
+        elif header.kind == frame.SEAL:
+            segment.sealed, self.in_order = True, bytes(body) == ENDED_IN_ORDER
+        if counted and self.counts is None and header.kind != frame.DATA and header.offset == self.offset:
+            self.counts = header.events_before, header.points_before
+
+    def _take_data(self, header: Header, body: memoryview, items: list[Item]) -> None:
+        definitions = bytes(body[: header.definitions_length])
+        data = body[header.definitions_length :]
+        after = header.events_before + header.events, header.points_before + header.points
+        if header.end > self.offset:
+            known = self.offset - header.offset
+            before = self.counts or _counts_within(header, data[:known])
+            new = bytes(data[known:])
+            count = max(0, after[0] - before[0]), max(0, after[1] - before[1])
+            items.append(Frame(self.offset, header.end, definitions, new, *count))
+            self.offset, self.counts, self._bad = header.end, after, None
+            self._relearn, self._started = False, True
+            return
+        if self._relearn:
+            definitions += definitions_in(data)
+        if definitions:
+            items.append(Opened(self.identity, definitions, self.path))
+        if header.end == self.offset:
+            self.counts = self.counts or after
+
+    def _lose(self, behind: Header) -> Damage:
+        """Go on at *behind*, the next thing that can be read and knows its counts; what lies between is lost."""
+        assert self._segment is not None
+        path, at, reason = self._bad or (self._segment.path, self._segment.at, "events are missing")
+        before, after = self.counts, (behind.events_before, behind.points_before)
+        lost = (max(0, after[0] - before[0]), max(0, after[1] - before[1])) if before else (0, 0)
+        begin, self.offset, self.counts, self._bad = self.offset, behind.offset, after, None
+        return Damage(path, at, begin, behind.offset, *lost, reason, exact=before is not None)
+
+    # -- what to do where no sound frame stands
+
+    def _stuck(self, items: list[Item]) -> bool:
+        """Wait (False), go on in another segment, or name the damage and go on behind it (True)."""
+        segment = self._segment
+        assert segment is not None
+        # The folder first, then the file again: the writer may have filled this one and begun the next since we looked.
+        names = layout.segments(self.folder)
+        segment.forget()
+        if self._step(items):
+            return True
+        left = segment.size() - segment.at
+        header = segment.header()
+        if header is not None and header.stream == self.stream:
+            if left < HEADER_BYTES + header.body_length:
+                return self._go_on(names, items)
+            return self._bad_body(header, names, items)
+        if left <= 0 or (left < HEADER_BYTES and self._is_header_start(segment, left)):
+            return self._go_on(names, items)
+        return self._bad_header(names, items)
+
+    def _is_header_start(self, segment: _Segment, length: int) -> bool:
+        data = bytes(segment.look(segment.at, length))
+        return (frame.MAGIC + bytes([frame.VERSION])).startswith(data[:5]) and self.stream.startswith(data[8:24])
+
+    def _go_on(self, names: list[SegmentName], items: list[Item]) -> bool:
+        """At a segment's end: the next one that begins at or before our offset, or the gap before the next, or wait."""
+        segment = self._segment
+        assert segment is not None
+        later = [name for name in names if name > segment.name]
+        for name in later:
+            if name.offset <= self.offset:
+                return self._open(name)
+        if not later:
+            self.ended = segment.sealed
+            return False
+        # Its first frame will be beyond our offset, and so the loss is named.
+        return self._bridge(names)[0] or self._open(later[0])
+
+    def _bad_body(self, header: Header, names: list[SegmentName], items: list[Item]) -> bool:
+        segment = self._segment
+        assert segment is not None
+        at, end = segment.at, segment.at + HEADER_BYTES + header.body_length
+        if header.kind in (frame.IDENTITY, frame.DICTIONARY) and self._learn_earlier(names):
+            return True
+        if header.kind == frame.DATA and header.end > self.offset:
+            bridged, pending = self._bridge(names)
+            if bridged:
+                return True
+            last = segment.name == names[-1] and end >= segment.size()
+            if (last or pending) and self._writer_alive():
+                return False
+            begin, before = self.offset, self.counts or (header.events_before, header.points_before)
+            after = header.events_before + header.events, header.points_before + header.points
+            self.offset, self.counts, self._bad = header.end, after, None
+            lost = after[0] - before[0], after[1] - before[1]
+            items.append(Damage(segment.path, at, begin, header.end, *lost, "checksum mismatch"))
+        elif header.kind != frame.DATA:
+            if segment.name == names[-1] and end >= segment.size() and self._writer_alive():
+                return False
+            what = f"checksum mismatch of a frame of kind {frame.KIND_NAMES[header.kind]}"
+            items.append(Damage(segment.path, at, self.offset, self.offset, 0, 0, what))
+        segment.at = end
+        return True
+
+    def _bad_header(self, names: list[SegmentName], items: list[Item]) -> bool:
+        segment = self._segment
+        assert segment is not None
+        at, last = segment.at, segment.name == names[-1]
+        if at == 0 and self._learn_earlier(names):
+            return True
+        header = segment.resynchronise(self.stream)
+        if header is not None and header.offset <= self.offset:
+            items.append(Damage(segment.path, at, self.offset, self.offset, 0, 0, "no valid frame header"))
+            return True
+        resumed, segment.at = segment.at, at
+        bridged, pending = self._bridge(names)
+        if bridged:
+            return True
+        if (pending or (last and header is None)) and self._writer_alive():
+            return False
+        segment.at = resumed
+        self._bad = segment.path, at, "no valid frame header"  # the next frame with counts says how much it was
+        if header is None and last:
+            what = "no valid frame header, and nothing behind it"
+            items.append(Damage(segment.path, at, self.offset, self.offset, 0, 0, what, exact=False))
+        return True
+
+    # -- from segment to segment
+
+    def _begin(self) -> bool:
+        names = layout.segments(self.folder)
+        if not names:
+            return False
+        reaching = [name for name in names if name.offset <= self.offset]
+        return self._open(reaching[-1] if reaching else names[0])
+
+    def _open(self, name: SegmentName) -> bool:
+        segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
+        self.close()
+        self._segment = segment
+        return True
+
+    def _bridge(self, names: list[SegmentName]) -> tuple[bool, bool]:
+        """Go on in another segment that holds our offset soundly, as after a failed sync.
+
+        Returns:
+            Whether there is one; and whether the last segment may yet come to hold it.
+        """
+        assert self._segment is not None
+        here = self._segment.name
+        others = [name for name in names if name.offset <= self.offset and name != here]
+        for name in sorted(others, key=lambda other: (other < here, other)):
+            reach = 0
+            for header, sound in self._walk(name):
+                reach = max(reach, header.end)
+                if sound and header.kind == frame.DATA and header.offset <= self.offset < header.end:
+                    return self._open(name), False
+            if name == names[-1] and reach <= self.offset:
+                return False, True
+        return False, False
+
+    def _walk(self, name: SegmentName) -> Iterator[tuple[Header, bool]]:
+        """Yield every valid header of a segment and whether its body is sound."""
+        segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
+        try:
+            while segment.look(segment.at, 1):
+                try:
+                    header = segment.header()
+                except frame.UnknownVersion:
+                    return
+                if header is None or header.stream != self.stream:
+                    segment.resynchronise(self.stream)
+                    continue
+                body = segment.look(segment.at + HEADER_BYTES, header.body_length)
+                yield header, len(body) == header.body_length and frame.body_is_sound(header, body)
+                segment.at += HEADER_BYTES + header.body_length
+        finally:
+            segment.close()
+
+    def _learn_earlier(self, names: list[SegmentName]) -> bool:
+        """A segment lost its dictionary and we began in it: go through the one before it, for meanings alone."""
+        assert self._segment is not None
+        earlier = [name for name in names if name < self._segment.name]
+        if self._started or not earlier:
+            self._started = True
+            return False
+        self._started = self._relearn = True
+        return self._open(earlier[-1])
+
+    def _explained(self, error: Exception) -> Exception:
+        if not isinstance(error, frame.UnknownVersion):
+            return error
+        at = self._segment.at if self._segment else 0
+        what = f"a frame of format version {error.args[0]}, this trainspool reads version {frame.VERSION}"
+        kept = "everything before it is read, the segment stays as it is"
+        return UnknownFormatVersion(what, self.path, at, kept, "pip install --upgrade 'trainspool[agent]'")
+
+
+def definitions_in(data: bytes | memoryview) -> bytes:
+    """Return the definitions among the events of *data*, packed again."""
+    return b"".join(events.pack(*event) for event in events.decode(data) if event[0] in events.DEFINITIONS)
+
+
+def _identity(body: memoryview) -> dict[str, Any]:
+    try:
+        found = next(iter(events.unpacker(body)), None)
+    except (ValueError, msgpack.exceptions.UnpackException):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _counts_within(header: Header, known: memoryview) -> tuple[int, int]:
+    """Events and points before the end of *known*, the part of a frame that was read before."""
+    counted = [event for event in events.decode(known) if event[0] not in events.DEFINITIONS]
+    points = sum(map(events.points_in, counted))
+    return header.events_before + len(counted), header.points_before + points
