@@ -1,0 +1,1 @@
+"""The demo: a real small training, logged live, and what came of it on screen."""
