@@ -5,6 +5,7 @@ Everything that writes to a spool goes through the module's ``fs`` object, so a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 
@@ -13,7 +14,12 @@ class Files:
 
     def make_folder(self, path: str) -> None:
         """Make *path* and its parents, each mode 0700."""
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        if not os.path.isdir(path):
+            parent = os.path.dirname(path)
+            if parent:
+                self.make_folder(parent)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
 
     def create(self, path: str) -> int:
         """Create *path* exclusively for appending, mode 0600; return the descriptor."""

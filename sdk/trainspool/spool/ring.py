@@ -139,6 +139,7 @@ class Ring:
         self._lock = threading.RLock()
         self._dropped: deque[tuple[str, int, int]] = deque()
         self._counting = False
+        self.successor: int | None = None
         self.drop_slots: dict[str, int] = {}
         header[ringfile.IDENTITY_AT : ringfile.IDENTITY_AT + len(identity)] = identity
         self.chunks = self._make_chunks(memories, base)
@@ -229,6 +230,8 @@ class Ring:
     @property
     def end(self) -> int:
         """The stream offset behind the last committed byte."""
+        if self.successor is not None:
+            return self.successor
         chunk = self.chunk
         return chunk.base + chunk.words[1]
 
@@ -267,6 +270,26 @@ class Ring:
         renewed.next = chunk.next
         self.chunks[index] = renewed
         self.chunks[index - 1].next = renewed  # from here on the chunk before may rotate into it
+
+    def is_exhausted(self) -> bool:
+        """Whether a replaced ring is drained to where the next ring begins."""
+        return self.successor is not None and self.head >= self.successor
+
+    def replace(self, stream: bytes, identity: bytes, folder: Path | None) -> Ring:
+        """Return a new ring that continues this one, with its drop counts; appends go there from now on.
+
+        Raises:
+            OSError: no new ring can be made; this one goes on.
+        """
+        with self._lock:
+            last = self.chunk
+            new = Ring(stream, identity, folder, self.ring_bytes, last.base + self.chunk_bytes)
+            for run_id in self.drop_slots:
+                new.drop(run_id, *self.dropped(run_id))
+            last.fill()
+            self.successor = new.chunk.base
+            self.chunk = new.chunk  # a thread that is about to rotate here finds itself in the new ring
+        return new
 
     def is_unlinked(self) -> bool:
         """Whether someone removed our file (logind does at logout): the memory still works, but would die with us."""

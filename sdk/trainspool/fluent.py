@@ -1,0 +1,339 @@
+"""MLflow's function names over the active run: ``import trainspool as mlflow`` runs a script.
+
+Arguments and meanings are MLflow's (mlflow-store.md §4); ``synchronous``, ``model_id`` and ``dataset`` are accepted where
+MLflow has them, and every call is what MLflow calls asynchronous, without its losses.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import pathlib
+import sys
+import time
+import urllib.parse
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from trainspool import active, leaving, naming, source, validation
+from trainspool.entities import Experiment
+from trainspool.errors import TrainspoolException
+from trainspool.run import Run
+from trainspool.spool import events
+from trainspool.spool.experiments import experiment_id_for
+from trainspool.stream import stream
+
+NOTE, PARENT, RUN_NAME = "mlflow.note.content", "mlflow.parentRunId", "mlflow.runName"
+
+log = logging.getLogger("trainspool")
+_experiment: list[Experiment] = []
+_names_by_id: dict[str, str] = {}
+_uri_said: list[str] = []
+
+
+# -- where ----------------------------------------------------------------------------------------------------------
+
+
+def set_tracking_uri(uri: str | os.PathLike[str]) -> None:
+    """Say where runs land: a folder, as a path or a ``file:`` address.
+
+    Raises:
+        TrainspoolException: an address of a server or database; the message says what to do.
+    """
+    text = os.fspath(uri)
+    scheme = urllib.parse.urlsplit(text).scheme
+    if text.startswith("file:"):
+        text = urllib.parse.unquote(urllib.parse.urlsplit(text).path)
+    elif scheme and len(scheme) > 1:
+        raise TrainspoolException(
+            f"trainspool writes runs to folders; it cannot write to {text!r}. Next: set_tracking_uri('mlruns') or "
+            "TRAINSPOOL_STORE=<folder>, and carry the finished runs over with 'mlflow migrate-filestore' or MLflow's server"
+        )
+    _uri_said[:] = [os.fspath(uri)]
+    stream.use_store(text or "mlruns")
+
+
+def get_tracking_uri() -> str:
+    """Return where runs land: an absolute folder."""
+    return stream.store
+
+
+def is_tracking_uri_set() -> bool:
+    """Whether someone said where runs land: the program, or TRAINSPOOL_STORE."""
+    return bool(_uri_said or os.environ.get("TRAINSPOOL_STORE"))
+
+
+def set_experiment(
+    experiment_name: str | None = None, experiment_id: str | None = None, trace_location: object = None
+) -> Experiment:
+    """Make the experiment that runs started from now on belong to; it is created if the store has none of that name.
+
+    Raises:
+        TrainspoolException: neither or both of name and id, or a name that cannot be one.
+    """
+    if (experiment_name is None) == (experiment_id is None):
+        which = "Must specify exactly one of: `experiment_id` or `experiment_name`."
+        raise TrainspoolException(which)
+    experiment = _named(experiment_name) if experiment_name is not None else _numbered(experiment_id)
+    _experiment[:] = [experiment]
+    if experiment_name is not None:
+        os.environ["TRAINSPOOL_EXPERIMENT"] = experiment.name
+    stream.ensure()
+    where = (stream.store, experiment.experiment_id, experiment.name or None)
+    stream.ring.append(events.pack(events.EXPERIMENT, time.time_ns(), *where, []))
+    return experiment
+
+
+def _named(name: str) -> Experiment:
+    validation.check_experiment_name(name)
+    number = experiment_id_for(name)
+    _names_by_id[number] = name
+    return Experiment(number, name, f"{stream.store}/{number}")
+
+
+def _numbered(experiment_id: Any) -> Experiment:
+    number = validation.check_experiment_id(experiment_id)
+    return Experiment(number, _names_by_id.get(number, "Default" if number == "0" else ""), f"{stream.store}/{number}")
+
+
+def _current_experiment() -> Experiment:
+    if _experiment:
+        return _experiment[0]
+    return _named(stream.configured().experiment or "Default")
+
+
+# -- runs -----------------------------------------------------------------------------------------------------------
+
+
+def start_run(
+    run_id: str | None = None,
+    experiment_id: str | None = None,
+    run_name: str | None = None,
+    nested: bool = False,
+    parent_run_id: str | None = None,
+    tags: Mapping[str, Any] | None = None,
+    description: str | None = None,
+    log_system_metrics: bool | None = None,
+) -> Run:
+    """Start a run, or resume the one with *run_id*, and make it this thread's active run.
+
+    Returns at once: only shared memory is touched. Use the result in a ``with`` block to have it ended.
+
+    Raises:
+        TrainspoolException: a run is active and *nested* is not set, or an argument is not of its kind.
+    """
+    stack = active.own_stack()
+    if stack and not nested:
+        raise TrainspoolException(
+            f"Run with UUID {stack[0].run_id} is already active. To start a new run, first end the current run with "
+            "mlflow.end_run(). To start a nested run, call start_run with nested=True"
+        )
+    configured = stream.configured()
+    existing = run_id or (None if stack else os.environ.pop("TRAINSPOOL_RUN_ID", None) or None)
+    experiment = _numbered(experiment_id) if experiment_id is not None else _current_experiment()
+    name = run_name or (None if existing else configured.run_name)
+    texts = _start_tags(tags, description, existing, parent_run_id, stack)
+    run = _make_run(existing, experiment, name)
+    if name or not existing:
+        texts[RUN_NAME] = run.name
+    if not existing:
+        texts = {**source.tags(), **texts}
+    leaving.watch()
+    run.start(texts, resume=existing is not None)
+    active.push(run)
+    return run
+
+
+def _make_run(existing: str | None, experiment: Experiment, name: str | None) -> Run:
+    run_id = validation.check_run_id(existing) if existing else uuid.uuid4().hex
+    shown = name or (existing[:20] if existing else naming.random_run_name())
+    return Run(run_id, experiment, stream.store, name=shown, user=source.user(), owner=True)
+
+
+def _start_tags(
+    tags: Mapping[str, Any] | None,
+    description: str | None,
+    existing: str | None,
+    parent: str | None,
+    stack: tuple[Run, ...],
+) -> dict[str, str]:
+    texts = {validation.check_key(key, "key"): str(value) for key, value in (tags or {}).items()}
+    if description:
+        if NOTE in texts:
+            raise TrainspoolException(
+                f"Description is already set via the tag {NOTE} in tags."
+                f"Remove the key {NOTE} from the tags or omit the description."
+            )
+        texts[NOTE] = str(description)
+    if existing:
+        return texts
+    if parent is not None:
+        validation.check_run_id(parent)
+        if stack and stack[-1].run_id != parent:
+            raise TrainspoolException(
+                f"Current run with UUID {stack[-1].run_id} does not match the specified parent_run_id {parent}. To start a "
+                f"new nested run under the parent run with UUID {stack[-1].run_id}, first end the current run with "
+                "mlflow.end_run()."
+            )
+    elif stack:
+        parent = stack[-1].run_id
+    if parent is not None:
+        texts[PARENT] = parent
+    return texts
+
+
+def end_run(status: str = "FINISHED") -> None:
+    """End this thread's active run, if there is one. Hands over and returns."""
+    run = active.current()
+    if run is not None:
+        if status not in events.STATUS_NUMBERS:
+            raise TrainspoolException(f"Invalid status {status!r}: one of {', '.join(events.STATUS_NUMBERS)}")
+        active.end(run, status)
+
+
+def active_run() -> Run | None:
+    """Return the run that this thread's log calls go to, or None."""
+    return active.current()
+
+
+def last_active_run() -> Run | None:
+    """Return the active run, else the one that was last active in this process, or None."""
+    return active.last()
+
+
+def _run_for(run_id: str | None) -> Run:
+    """Return the run to log to: the active one, started if there is none; or another one, as a guest."""
+    if run_id is None:
+        return active.current() or start_run()
+    current = active.current()
+    if current is not None and current.run_id == run_id:
+        return current
+    return stream.runs.get(run_id) or _guest(run_id, stream.generation)
+
+
+@functools.lru_cache(maxsize=1024)
+def _guest(run_id: str, generation: int) -> Run:
+    validation.check_run_id(run_id)
+    return Run(run_id, _current_experiment(), stream.store, name=run_id, user=source.user(), owner=False)
+
+
+# -- logging --------------------------------------------------------------------------------------------------------
+
+
+def log_metric(
+    key: str,
+    value: float,
+    step: int | None = None,
+    synchronous: bool | None = None,
+    timestamp: int | None = None,
+    run_id: str | None = None,
+    model_id: str | None = None,
+    dataset: object = None,
+) -> None:
+    """Log one metric point; see ``Run.log_metric``."""
+    run = active.current() if run_id is None else None
+    if run is None:
+        run = _run_for(run_id)
+    run.log_metric(key, value, step, timestamp)
+
+
+def log_metrics(
+    metrics: Mapping[str, float],
+    step: int | None = None,
+    synchronous: bool | None = None,
+    run_id: str | None = None,
+    timestamp: int | None = None,
+    model_id: str | None = None,
+    dataset: object = None,
+) -> None:
+    """Log several points of one step; see ``Run.log_metrics``."""
+    run = active.current() if run_id is None else None
+    if run is None:
+        run = _run_for(run_id)
+    run.log_metrics(metrics, step, timestamp)
+
+
+def log_param(key: str, value: Any, synchronous: bool | None = None) -> Any:
+    """Log a param and return its value; see ``Run.log_param``."""
+    return _run_for(None).log_param(key, value)
+
+
+def log_params(params: Mapping[str, Any], synchronous: bool | None = None, run_id: str | None = None) -> None:
+    """Log several params; see ``Run.log_params``."""
+    _run_for(run_id).log_params(params)
+
+
+def set_tag(key: str, value: Any, synchronous: bool | None = None) -> None:
+    """Set a tag; see ``Run.set_tag``."""
+    _run_for(None).set_tag(key, value)
+
+
+def set_tags(tags: Mapping[str, Any], synchronous: bool | None = None) -> None:
+    """Set several tags; see ``Run.set_tags``."""
+    _run_for(None).set_tags(tags)
+
+
+def delete_tag(key: str) -> None:
+    """Delete a tag of the active run; see ``Run.delete_tag``."""
+    _run_for(None).delete_tag(key)
+
+
+def log_artifact(
+    local_path: str | os.PathLike[str], artifact_path: str | None = None, run_id: str | None = None
+) -> None:
+    """Log a file or folder; captured when this returns; see ``Run.log_artifact``."""
+    _run_for(run_id).log_artifact(local_path, artifact_path)
+
+
+def log_artifacts(
+    local_dir: str | os.PathLike[str], artifact_path: str | None = None, run_id: str | None = None
+) -> None:
+    """Log all a folder holds; captured when this returns; see ``Run.log_artifacts``."""
+    _run_for(run_id).log_artifacts(local_dir, artifact_path)
+
+
+def log_text(text: str, artifact_file: str, run_id: str | None = None) -> None:
+    """Log *text* as an artifact file."""
+    _run_for(run_id).log_text(text, artifact_file)
+
+
+def log_dict(dictionary: Any, artifact_file: str, run_id: str | None = None) -> None:
+    """Log *dictionary* as an artifact file, JSON or YAML by its extension."""
+    _run_for(run_id).log_dict(dictionary, artifact_file)
+
+
+def get_artifact_uri(artifact_path: str | None = None) -> str:
+    """Return where the active run's artifacts land, or one of them."""
+    uri = _run_for(None).info.artifact_uri
+    return str(pathlib.PurePosixPath(uri, artifact_path)) if artifact_path else uri
+
+
+def flush(durable: bool = False, timeout: float | None = None) -> bool:
+    """Wait until the spool has everything logged before this call.
+
+    Args:
+        durable: wait until it is on the device, so that a power cut cannot take it.
+        timeout: seconds; None waits as long as it takes.
+
+    Returns:
+        Whether it is so. Lateness never raises.
+    """
+    return stream.flush(durable, timeout)
+
+
+def wait(timeout: float | None = None) -> bool:
+    """Wait until the *store* has everything logged before this call; as ``flush`` otherwise.
+
+    False also if no agent runs here and none is to be started.
+    """
+    return stream.wait(timeout)
+
+
+def _after_fork_in_child() -> None:
+    naming.reseed()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)

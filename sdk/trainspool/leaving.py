@@ -1,0 +1,88 @@
+"""How a process leaves: runs ended, the ring drained, and one line that says where the runs are.
+
+Source: design.md §2.6-2.7.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from trainspool import active
+from trainspool.run import Run
+from trainspool.stream import stream
+
+DRAIN_S_MAX = 1.0
+
+_uncaught: list[str] = []
+_ended_runs: list[Run] = []
+_watching = False
+
+
+def watch() -> None:
+    """From the first run on: notice an uncaught exception, and end what is active at exit."""
+    global _watching
+    if not _watching:
+        _watching = True
+        sys.excepthook = _noticing(sys.excepthook)
+    _watch_multiprocessing()
+
+
+def at_exit() -> None:
+    """End every active run (FAILED after an uncaught exception), and bring the ring to the spool."""
+    begun = time.monotonic()
+    runs = [run for run in active.all_active() if run.owner]
+    for run in runs:
+        active.end(run, "FAILED" if _uncaught else "FINISHED", _uncaught[0] if _uncaught else None)
+    if stream.pump is None:
+        return
+    end = stream.ring.end
+    exit_wait_s = stream.configured().exit_wait_s
+    in_store = stream.wait(exit_wait_s) if exit_wait_s > 0 else False
+    in_spool = stream.finish(max(0.1, DRAIN_S_MAX - (time.monotonic() - begun if not exit_wait_s else 0)))
+    _say_where(runs or [run for run in (active.last(),) if run is not None and run.owner], in_spool, in_store, end)
+
+
+def _say_where(runs: list[Run], in_spool: bool, in_store: bool, end: int) -> None:
+    if not runs or not sys.stderr.isatty():
+        return
+    run = runs[-1]
+    state = (
+        "stored" if in_store else "recorded" if in_spool else f"in {stream.folder}, not all written: {end} bytes logged"
+    )
+    print(  # noqa: T201  for the person at the terminal
+        f"trainspool: run {run.name} {state}; store {run.store}. See it: trainspool status {run.run_id}",
+        file=sys.stderr,
+    )
+
+
+_Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
+
+
+def _noticing(previous: _Hook) -> _Hook:
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
+        _uncaught[:] = [f"{kind.__name__}: {error}"[:500]]
+        return previous(kind, error, trace)
+
+    return hook
+
+
+def _watch_multiprocessing() -> None:
+    """Children of multiprocessing leave by os._exit, past atexit, but run its finalizers."""
+    util = sys.modules.get("multiprocessing.util")
+    process = sys.modules.get("multiprocessing.process")
+    if util is not None and process is not None and process.parent_process() is not None:
+        util.Finalize(None, at_exit, exitpriority=-100)
+
+
+def _after_fork_in_child() -> None:
+    _uncaught.clear()
+
+
+atexit.register(at_exit)
+os.register_at_fork(after_in_child=_after_fork_in_child)

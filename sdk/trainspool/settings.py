@@ -1,0 +1,120 @@
+"""The SDK's settings: argument beats environment beats config file beats default, for every setting alike.
+
+Source: design.md §3.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainspool.spool.ring import RING_BYTES
+from trainspool.spool.ringfolder import state_folder
+
+_TRUE, _FALSE = frozenset(("1", "true", "yes", "on")), frozenset(("0", "false", "no", "off", ""))
+EXIT_WAIT_MANAGED_S = 10.0
+
+
+class Settings(NamedTuple):
+    """What this process was told; made once, at the first use of the SDK."""
+
+    spool: Path
+    experiment: str | None
+    run_id: str | None
+    run_name: str | None
+    ring_bytes: int
+    exit_wait_s: float
+    autostart: bool
+    disabled: bool
+
+
+def load(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings as environment and config files say.
+
+    Raises:
+        ValueError: a setting has no meaning; the message names it and its source.
+    """
+    get = _Source(environment, read_config(environment))
+    return Settings(
+        spool=Path(get.text("spool", "TRAINSPOOL_DIR") or default_spool()).absolute(),
+        experiment=get.text("experiment", "TRAINSPOOL_EXPERIMENT"),
+        run_id=get.text("run_id", "TRAINSPOOL_RUN_ID"),
+        run_name=get.text("run_name", "TRAINSPOOL_RUN_NAME"),
+        ring_bytes=int(get.number("ring_bytes", "TRAINSPOOL_RING_BYTES", RING_BYTES)),
+        exit_wait_s=get.number("exit_wait", "TRAINSPOOL_EXIT_WAIT", _default_exit_wait(environment)),
+        autostart=get.flag("autostart", "TRAINSPOOL_AUTOSTART", True),
+        disabled=get.flag("disabled", "TRAINSPOOL_DISABLED", False),
+    )
+
+
+def store_setting(environment: Mapping[str, str] = os.environ) -> str:
+    """Return where runs land as configured, not resolved; ``mlruns`` if nothing is said."""
+    return _Source(environment, read_config(environment)).text("store", "TRAINSPOOL_STORE") or "mlruns"
+
+
+def default_spool() -> Path:
+    """Return the system's spool for this user if it exists and is theirs, else the one under their state folder."""
+    system = Path(f"/var/spool/trainspool/{os.getuid()}")
+    try:
+        info = system.lstat()
+    except OSError:
+        return state_folder() / "spool"
+    return system if info.st_uid == os.getuid() and system.is_dir() else state_folder() / "spool"
+
+
+def read_config(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the merged config files: the user's over the system's; needs Python ≥ 3.11, else files are not read."""
+    home = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    merged: dict[str, Any] = {}
+    for path in ("/etc/trainspool/config.toml", f"{home}/trainspool/config.toml"):
+        if os.path.exists(path):
+            merged.update(_read_toml(path))
+    return merged
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    if sys.version_info < (3, 11):
+        return {}
+    import tomllib  # only where a config file exists: importing the SDK has a budget
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}. Next: mend it, or move it away") from error
+
+
+class _Source:
+    def __init__(self, environment: Mapping[str, str], config: dict[str, Any]) -> None:
+        self.environment, self.config = environment, config
+
+    def text(self, key: str, variable: str) -> str | None:
+        value = self.environment.get(variable) or self.config.get(key)
+        return str(value) if value is not None else None
+
+    def number(self, key: str, variable: str, default: float) -> float:
+        value = self.text(key, variable)
+        if value is None:
+            return default
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"{variable} (or {key} in the config file) is {value!r}; it takes a number") from None
+
+    def flag(self, key: str, variable: str, default: bool) -> bool:
+        value = self.text(key, variable)
+        if value is None:
+            return default
+        if value.lower() in _TRUE | _FALSE:
+            return value.lower() in _TRUE
+        raise ValueError(f"{variable} (or {key} in the config file) is {value!r}; it takes 1 or 0")
+
+
+def _default_exit_wait(environment: Mapping[str, str]) -> float:
+    """Where the agent will die with us, exit waits for the store: containers and Slurm jobs."""
+    managed = "SLURM_JOB_ID" in environment or "KUBERNETES_SERVICE_HOST" in environment
+    contained = os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv")
+    return EXIT_WAIT_MANAGED_S if managed or contained else 0.0

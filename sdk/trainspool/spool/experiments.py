@@ -1,0 +1,24 @@
+"""The id of an experiment, from its name alone: SDK and agent show and make the same one, on every box.
+
+Source: design.md 2.5; MLflow's default experiment is ``0``, its other ids are 18 digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+DEFAULT_NAME = "Default"
+DEFAULT_ID = "0"
+_SMALLEST = 10**17
+
+
+def experiment_id_for(name: str) -> str:
+    """Return the id that a new experiment called *name* gets.
+
+    >>> experiment_id_for("Default"), experiment_id_for("mnist")
+    ('0', '674333905717109819')
+    """
+    if name == DEFAULT_NAME:
+        return DEFAULT_ID
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return str(_SMALLEST + int.from_bytes(digest, "big") % (9 * _SMALLEST))

@@ -1,0 +1,310 @@
+"""This process's stream: its ring, pump and dictionaries; what happens at its birth, at fork and at its end.
+
+One per process, for however many runs. It is born with the first run or experiment, not at import. A forked child
+lets go of what it inherited and has a stream of its own from its first log call on.
+
+Source: design.md §2.1, §2.7.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from trainspool import autostart, settings
+from trainspool.identity import identity
+from trainspool.pump import Pump
+from trainspool.spool import events
+from trainspool.spool.layout import stream_folder
+from trainspool.spool.ring import Chunk, Ring
+from trainspool.spool.ringfolder import ring_folder
+from trainspool.version import __version__
+
+if TYPE_CHECKING:
+    from trainspool.run import Run
+
+KEYSETS_MAX = 1024
+HOUSEKEEPING_INTERVAL_S = 1.0
+WAIT_POLL_S = 0.005
+
+log = logging.getLogger("trainspool")
+
+
+class _Closed:
+    """In a chunk's place: takes nothing (no stream yet), or swallows everything (TRAINSPOOL_DISABLED)."""
+
+    position = 0
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.write, self.tail = write, [0]
+
+
+class _NoRing:
+    """In a ring's place while there is none."""
+
+    ring_bytes = head = end = stored = 0
+
+    def __init__(self, write: Callable[[bytes], object], takes: bool) -> None:
+        self.chunk, self.takes = _Closed(write), takes
+
+    def append(self, _: bytes) -> bool:
+        return self.takes
+
+    def drop(self, run_id: str, points: int, events: int) -> None:
+        pass
+
+
+def _refuse(_: bytes) -> object:
+    raise ValueError("no stream yet")
+
+
+class _LastChunk:
+    """After the pump has stopped, at exit: what other exit handlers log goes through to the segment at once."""
+
+    position = 0
+
+    def __init__(self, chunk: Chunk, pump: Pump) -> None:
+        self.chunk, self.pump, self.tail = chunk, pump, [0]
+
+    def write(self, data: bytes) -> None:
+        self.chunk.write(data)
+        self.chunk.tail[0] = self.chunk.position
+        self.pump.turn()
+
+
+class Stream:
+    """Where this process's events go. Any thread; survives fork by starting anew."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.settings: settings.Settings | None = None
+        self._store: str | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.ring: Any = _NoRing(_refuse, takes=False)
+        self.id = b""
+        self.folder = ""
+        self.keys: dict[str, int] = {}
+        self.keysets: dict[tuple[str, ...], int] = {}
+        self.key_numbers, self.keyset_numbers, self.run_numbers = (
+            itertools.count(),
+            itertools.count(),
+            itertools.count(),
+        )
+        self.runs: dict[str, Run] = {}
+        self.owed: deque[Callable[[], bool]] = deque()
+        self.with_drops: dict[str, Run] = {}
+        self.pump: Pump | None = None
+        self._identity: dict[str, Any] = {}
+        self._birth_lock = threading.RLock()
+        self._housekeeping_due = 0.0
+        self._dropping_said = False
+        self.agent = autostart.Agent()
+
+    # -- settings -----------------------------------------------------------------------------------------------
+
+    def configured(self) -> settings.Settings:
+        """Return the settings, read at first use.
+
+        Raises:
+            ValueError: a setting has no meaning.
+        """
+        if self.settings is None:
+            self.settings = settings.load()
+        return self.settings
+
+    @property
+    def store(self) -> str:
+        """Where runs land: absolute, resolved at first use, and told to child processes."""
+        if self._store is None:
+            self.use_store(settings.store_setting())
+        assert self._store is not None
+        return self._store
+
+    def use_store(self, store: str) -> None:
+        self._store = os.path.abspath(store)
+        os.environ["TRAINSPOOL_STORE"] = self._store
+
+    # -- birth --------------------------------------------------------------------------------------------------
+
+    def ensure(self) -> int:
+        """Have a stream, and return its generation, which a fork changes. Touches shared memory only, no disk."""
+        if self.pump is None and not (isinstance(self.ring, _NoRing) and self.ring.takes):
+            with self._birth_lock:
+                if self.pump is None:
+                    self._be_born()
+        return self.generation
+
+    def _be_born(self) -> None:
+        configured = self.configured()
+        if configured.disabled:
+            self.ring = _NoRing(lambda _: None, takes=True)
+            return
+        self.id = os.urandom(16)
+        self._identity = identity(self.id.hex(), configured.spool, __version__)
+        self.folder = str(stream_folder(configured.spool, self._identity["host"], self.id.hex()))
+        self.ring, packed = self._make_ring(configured)
+        self.pump = Pump(self.folder, self.id, packed, self.ring, self._housekeep)
+        self.pump.start()
+
+    def _make_ring(self, configured: settings.Settings) -> tuple[Ring, bytes]:
+        folder = ring_folder()
+        try:
+            if folder is not None:
+                packed = self._packed_identity(folder)
+                return Ring(self.id, packed, folder, configured.ring_bytes), packed
+        except OSError as error:
+            reason = str(error)
+        else:
+            reason = "no shared memory of ours (/dev/shm missing, full, or not writable)"
+        log.warning(
+            "logging into private memory: %s. Nothing else changes, but kill -9 loses the last %d ms. "
+            "Next: trainspool doctor, or set TRAINSPOOL_RING_DIR to a tmpfs folder of yours",
+            reason,
+            100,
+        )
+        packed = self._packed_identity(None)
+        return Ring(self.id, packed, None, configured.ring_bytes), packed
+
+    def _packed_identity(self, folder: Path | None) -> bytes:
+        self._identity["ring"] = str(folder / f"{self.id.hex()}.ring") if folder else None
+        packed: bytes = msgpack.packb(self._identity, unicode_errors="surrogateescape")
+        return packed
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def append(self, run: Run, data: bytes, *, points: int = 0, events: int = 1) -> bool:
+        """Add *data*, whole events that belong to *run*; if the ring is full they are dropped and counted: False."""
+        if self.ring.append(data):
+            return True
+        self.ring.drop(run.run_id, points, events)
+        self.with_drops[run.run_id] = run
+        if not self._dropping_said:
+            self._dropping_said = True
+            log.warning(
+                "the ring (%d KiB) is full: events are dropped, and counted, until the spool takes them again. "
+                "Next: trainspool status; a larger TRAINSPOOL_RING_BYTES",
+                self.ring.ring_bytes >> 10,
+            )
+        return False
+
+    def key(self, name: str) -> tuple[int, bytes]:
+        """Return a metric key's id, and its definition if the stream has none yet (then call ``know_key`` after use)."""
+        number = self.keys.get(name)
+        if number is not None:
+            return number, b""
+        number = next(self.key_numbers)
+        return number, events.pack(events.DEFINE_KEY, number, name)
+
+    # -- the pump's chores --------------------------------------------------------------------------------------
+
+    def _housekeep(self) -> None:
+        while self.owed and self.owed[0]():
+            self.owed.popleft()
+        for run_id, run in list(self.with_drops.items()):
+            if run.log_gap():
+                self.with_drops.pop(run_id, None)
+                self._dropping_said = False
+        now = time.monotonic()
+        if now < self._housekeeping_due:
+            return
+        self._housekeeping_due = now + HOUSEKEEPING_INTERVAL_S
+        if isinstance(self.ring, Ring) and self.ring.is_unlinked():
+            self._replace_ring()
+        configured = self.configured()
+        if self.pump is not None and self.pump.error is None:
+            self.agent.look_after(configured, private_ring=self._identity["ring"] is None)
+
+    def _replace_ring(self) -> None:
+        folder = ring_folder()
+        if folder is None or self.pump is None:
+            return
+        self.ring = self.ring.replace(self.id, self._packed_identity(folder), folder)
+        self.pump.rings.append(self.ring)
+        log.warning(
+            "the ring was removed under us (does logind remove IPC at logout?); a new one is %s", self.ring.path
+        )
+
+    # -- flush, wait, end ---------------------------------------------------------------------------------------
+
+    def flush(self, durable: bool, timeout: float | None) -> bool:
+        """Wait until the spool has what was logged before the call; *durable*: on the device. Whether it is so."""
+        pump, end = self.pump, self.ring.end
+        if pump is None:
+            return True
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if pump.drained_to(end) and (not durable or pump.synced_offset >= end):
+                return True
+            left = TURN_WAIT_S if deadline is None else min(TURN_WAIT_S, deadline - time.monotonic())
+            if left <= 0 or not pump.thread.is_alive():
+                return False
+            pump.sync_now() if durable else pump.wake()
+            with pump.turned:
+                pump.turned.wait(left)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until the store has what was logged before the call. Whether it is so."""
+        end = self.ring.end
+        begun = time.monotonic()
+        if self.pump is None:
+            return True
+        if not self.flush(False, timeout):
+            return False
+        while self._stored() < end:
+            waited = time.monotonic() - begun
+            if timeout is not None and waited >= timeout:
+                return False
+            if timeout is None and waited > autostart.START_S and not self.agent.is_coming(self.configured()):
+                log.warning("wait(): no agent runs here and none is started; the spool keeps it. Next: trainspool sync")
+                return False
+            time.sleep(WAIT_POLL_S)
+        return True
+
+    def _stored(self) -> int:
+        if self._identity["ring"] is not None:
+            return int(self.ring.stored)
+        return autostart.stored_offset(self.folder)
+
+    def finish(self, timeout: float) -> bool:
+        """At exit: bring the ring to the spool within *timeout* seconds; whether all of it is there."""
+        if self.pump is None:
+            return True
+        ring, pump = self.ring, self.pump
+        if not pump.finish(timeout):
+            return False
+        ring.chunk = _LastChunk(ring.chunk, pump)
+        ring.unlink()
+        return True
+
+    # -- fork ---------------------------------------------------------------------------------------------------
+
+    def after_fork_in_child(self) -> None:
+        """Let go of the parent's ring, lock and segment without touching them; the next log call begins a new stream."""
+        self.generation += 1
+        if self.pump is not None:
+            for ring in self.pump.rings:
+                ring.abandon()
+            self.pump.close_after_fork()
+        if isinstance(self.ring, Ring):
+            self.ring.abandon()
+        for run in list(self.runs.values()):
+            run.after_fork_in_child()
+        self._reset()
+
+
+TURN_WAIT_S = 0.2
+stream = Stream()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=stream.after_fork_in_child)
