@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import importlib.util
 import json
-import logging
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import msgpack
 
+from trainspool.complaints import warn
 from trainspool.settings import Settings
 from trainspool.spool.events import FORMAT_VERSION
 from trainspool.spool.layout import CURSOR
@@ -42,8 +40,6 @@ if os.fork():
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 _KEPT_VARIABLES = ("HOME", "PATH", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-
-log = logging.getLogger("trainspool")
 
 
 class Agent:
@@ -81,7 +77,7 @@ class Agent:
         theirs = facts.get("format")
         if isinstance(theirs, int) and theirs < FORMAT_VERSION and not self._warned:
             self._warned = True
-            log.warning(
+            warn(
                 "the agent (pid %s, version %s) is older than this trainspool; what it cannot read stays in the spool. "
                 "Next: restart it",
                 facts.get("pid"),
@@ -126,6 +122,8 @@ def log_path() -> Path:
 
 def start(settings: Settings) -> None:
     """Start an agent: own session, cwd ``/``, few environment variables, log in ``log_path()``. Never raises."""
+    import subprocess  # in the pump's thread, once: importing trainspool has a budget
+
     arguments = ["-m", "trainspool_agent", "daemon", "--idle-exit", str(IDLE_EXIT_S), "--spool", str(settings.spool)]
     kept = {name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES or _is_ours(name)}
     if "PYTHONPATH" in os.environ:
@@ -144,7 +142,7 @@ def start(settings: Settings) -> None:
             )
         child.wait(START_S)
     except (OSError, subprocess.SubprocessError) as error:
-        log.warning("no agent could be started: %s. The spool keeps everything. Next: trainspool daemon", error)
+        warn("no agent could be started: %s. The spool keeps everything. Next: trainspool daemon", error)
 
 
 def stored_offset(folder: str) -> int:
@@ -162,6 +160,8 @@ def _is_ours(name: str) -> bool:
 
 def _write_pointer(spool: Path) -> None:
     """Tell the agent of a spool that no ring in shared memory names."""
+    import hashlib
+
     with contextlib.suppress(OSError):
         folder = agent_folder() / "spools"
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,19 +1,16 @@
 """MLflow's function names over the active run: ``import trainspool as mlflow`` runs a script.
 
-Arguments and meanings are MLflow's (mlflow-store.md §4); ``synchronous``, ``model_id`` and ``dataset`` are accepted where
-MLflow has them, and every call is what MLflow calls asynchronous, without its losses.
+Arguments and meanings are MLflow's (mlflow-store.md §4). ``synchronous``, ``model_id`` and ``dataset`` are accepted
+where MLflow has them; every call is what MLflow calls asynchronous, without its losses.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import pathlib
 import sys
 import time
-import urllib.parse
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +24,6 @@ from trainspool.stream import stream
 
 NOTE, PARENT, RUN_NAME = "mlflow.note.content", "mlflow.parentRunId", "mlflow.runName"
 
-log = logging.getLogger("trainspool")
 _experiment: list[Experiment] = []
 _names_by_id: dict[str, str] = {}
 _uri_said: list[str] = []
@@ -42,6 +38,8 @@ def set_tracking_uri(uri: str | os.PathLike[str]) -> None:
     Raises:
         TrainspoolException: an address of a server or database; the message says what to do.
     """
+    import urllib.parse  # loaded when asked for: importing trainspool has a budget
+
     text = os.fspath(uri)
     scheme = urllib.parse.urlsplit(text).scheme
     if text.startswith("file:"):
@@ -49,7 +47,7 @@ def set_tracking_uri(uri: str | os.PathLike[str]) -> None:
     elif scheme and len(scheme) > 1:
         raise TrainspoolException(
             f"trainspool writes runs to folders; it cannot write to {text!r}. Next: set_tracking_uri('mlruns') or "
-            "TRAINSPOOL_STORE=<folder>, and carry the finished runs over with 'mlflow migrate-filestore' or MLflow's server"
+            "TRAINSPOOL_STORE=<folder>; 'mlflow migrate-filestore' takes the finished runs to a database"
         )
     _uri_said[:] = [os.fspath(uri)]
     stream.use_store(text or "mlruns")
@@ -147,7 +145,7 @@ def start_run(
 
 
 def _make_run(existing: str | None, experiment: Experiment, name: str | None) -> Run:
-    run_id = validation.check_run_id(existing) if existing else uuid.uuid4().hex
+    run_id = validation.check_run_id(existing) if existing else os.urandom(16).hex()
     shown = name or (existing[:20] if existing else naming.random_run_name())
     return Run(run_id, experiment, stream.store, name=shown, user=source.user(), owner=True)
 
@@ -173,8 +171,8 @@ def _start_tags(
         validation.check_run_id(parent)
         if stack and stack[-1].run_id != parent:
             raise TrainspoolException(
-                f"Current run with UUID {stack[-1].run_id} does not match the specified parent_run_id {parent}. To start a "
-                f"new nested run under the parent run with UUID {stack[-1].run_id}, first end the current run with "
+                f"Current run with UUID {stack[-1].run_id} does not match the specified parent_run_id {parent}. "
+                f"To start a new nested run under the parent run with UUID {stack[-1].run_id}, first end the current run with "
                 "mlflow.end_run()."
             )
     elif stack:

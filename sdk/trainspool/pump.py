@@ -8,7 +8,6 @@ Source: design.md §2.1-2.2.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import msgpack
 
+from trainspool.complaints import warn
 from trainspool.spool import files, lock
 from trainspool.spool.events import Piece, pieces
 from trainspool.spool.layout import STAGING
@@ -32,8 +32,6 @@ SEGMENT_BYTES = 16 << 20
 SEGMENT_AGE_S = 3600.0
 KEPT_BYTES_MAX = 8 << 20
 COMPLAINT_INTERVAL_S = 60.0
-
-log = logging.getLogger("trainspool")
 
 
 class Kept(NamedTuple):
@@ -94,7 +92,7 @@ class Pump:
             try:
                 self.turn()
             except Exception:  # noqa: BLE001  a defect of ours must not end the only thread that writes
-                log.exception("the pump met an error of its own; it goes on at its next turn")
+                warn("the pump met an error of its own; it goes on at its next turn", traceback=True)
 
     def turn(self) -> None:
         """Write what is committed; sync and roll if it is time. Never raises for the disk's reasons."""
@@ -251,7 +249,7 @@ class Pump:
         for kept in self._kept:
             writer.append(kept.piece)
         self._writer, self._opened_at = writer, time.monotonic()
-        log.warning("left %s, whose content is suspect; written again to %s", suspect and suspect.path, writer.path)
+        warn("left %s, whose content is suspect; written again to %s", suspect and suspect.path, writer.path)
 
     def _close_lock(self) -> int:
         if self._lock_fd >= 0:
@@ -280,7 +278,7 @@ class Pump:
         if now - self._complained_at >= COMPLAINT_INTERVAL_S or not self._complained_at:
             self._complained_at = now
             ring = self.rings[-1]
-            log.warning(
+            warn(
                 "cannot write the spool in %s: %s. Training goes on; the last %d KiB wait in memory, "
                 "and are dropped and counted beyond that. Next: make room or rights there; trainspool doctor",
                 self.folder,
@@ -300,7 +298,7 @@ def _whole_pieces(data: bytes) -> list[Piece]:
         return list(pieces(data, FRAME_BYTES))
     except (ValueError, msgpack.exceptions.UnpackException):
         # Foreign code wrote into our memory. The bytes go to disk as they are, and the agent names the damage.
-        log.exception("the ring holds bytes that are no events; kept as they are")
+        warn("the ring holds bytes that are no events; kept as they are", traceback=True)
         return [Piece(data, 0, 0, [], [])]
 
 

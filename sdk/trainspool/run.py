@@ -8,7 +8,6 @@ Source: design.md §2.1, §2.6; MLflow's fluent API for names, arguments and def
 
 from __future__ import annotations
 
-import logging
 import os
 import struct
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import msgpack
 
 from trainspool import staging, validation
+from trainspool.complaints import warn
 from trainspool.entities import Experiment, RunData, RunInfo
 from trainspool.errors import TrainspoolException
 from trainspool.spool import events
@@ -28,9 +28,8 @@ POINTS_PER_EVENT_MAX = 4096
 TEXT_BYTES_PER_EVENT = 32 << 10
 KEYSETS_PER_RUN_MAX = 4096
 
-log = logging.getLogger("trainspool")
 _time_ns = time.time_ns
-# Behind the prefix (array header, kind, run, key): uint 64 time, int 32 step, float 64 value, each with its msgpack byte.
+# Behind the prefix (array header, kind, run, key): time, step and value, each with its msgpack byte.
 _pack_point = struct.Struct(">BQBiBd").pack
 _LONG_POINT = struct.Struct(">BQBqBd")
 _NUMBERS = (KeyError, TypeError, ValueError, OverflowError, RuntimeError, struct.error)
@@ -182,7 +181,7 @@ class Run:
         for key, text in texts:
             first = self.params.setdefault(key, text)
             if first != text:
-                log.warning(
+                warn(
                     "param %r of run %s is already %.100r; the new value %.100r is kept as tag param.%s.v2 (or later)",
                     key, self.run_id, first, text, key,
                 )  # fmt: skip
@@ -273,7 +272,7 @@ class Run:
         try:
             staged = capture(f"{stream.folder}/staging")
         except staging.StagingFailed as error:
-            log.warning("artifact %s of run %s was not captured: %s", artifact_path, self.run_id, error)
+            warn("artifact %s of run %s was not captured: %s", artifact_path, self.run_id, error)
             self.set_tag("trainspool.problem", f"artifact {artifact_path} was not captured: {error}"[:500])
             return
         stream.pump.staged.append(staged.path)
@@ -286,7 +285,7 @@ class Run:
         try:
             staged = staging.write(text.encode(errors="surrogateescape"), f"{stream.folder}/staging")
         except staging.StagingFailed as error:
-            log.warning("tag %s of run %s was not kept: %s", key, self.run_id, error)
+            warn("tag %s of run %s was not kept: %s", key, self.run_id, error)
             return
         stream.pump.staged.append(staged.path)
         self._log(events.STAGED_TAG, _time_ns(), key, staged.name)
@@ -413,7 +412,7 @@ def _text(value: Any) -> str:
 def _param_text(key: str, value: Any) -> str:
     text = str(value).replace("\r\n", "\n").replace("\r", "\n")
     if len(text) > validation.PARAM_CHARACTERS_MAX:
-        log.warning(
+        warn(
             "Param value '%.100s...' of %s (%d characters) is truncated to %d characters to meet the length limit.",
             text, key, len(text), validation.PARAM_CHARACTERS_MAX,
         )  # fmt: skip

@@ -9,7 +9,6 @@ Source: design.md §2.1, §2.7.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from trainspool import autostart, settings
+from trainspool.complaints import warn
 from trainspool.identity import identity
 from trainspool.pump import Pump
 from trainspool.spool import events
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 KEYSETS_MAX = 1024
 HOUSEKEEPING_INTERVAL_S = 1.0
 WAIT_POLL_S = 0.005
-
-log = logging.getLogger("trainspool")
 
 
 class _Closed:
@@ -168,7 +166,7 @@ class Stream:
             reason = str(error)
         else:
             reason = "no shared memory of ours (/dev/shm missing, full, or not writable)"
-        log.warning(
+        warn(
             "logging into private memory: %s. Nothing else changes, but kill -9 loses the last %d ms. "
             "Next: trainspool doctor, or set TRAINSPOOL_RING_DIR to a tmpfs folder of yours",
             reason,
@@ -192,7 +190,7 @@ class Stream:
         self.with_drops[run.run_id] = run
         if not self._dropping_said:
             self._dropping_said = True
-            log.warning(
+            warn(
                 "the ring (%d KiB) is full: events are dropped, and counted, until the spool takes them again. "
                 "Next: trainspool status; a larger TRAINSPOOL_RING_BYTES",
                 self.ring.ring_bytes >> 10,
@@ -200,7 +198,7 @@ class Stream:
         return False
 
     def key(self, name: str) -> tuple[int, bytes]:
-        """Return a metric key's id, and its definition if the stream has none yet (then call ``know_key`` after use)."""
+        """Return a metric key's id, and its definition if the stream has none yet."""
         number = self.keys.get(name)
         if number is not None:
             return number, b""
@@ -232,9 +230,7 @@ class Stream:
             return
         self.ring = self.ring.replace(self.id, self._packed_identity(folder), folder)
         self.pump.rings.append(self.ring)
-        log.warning(
-            "the ring was removed under us (does logind remove IPC at logout?); a new one is %s", self.ring.path
-        )
+        warn("the ring was removed under us (does logind remove IPC at logout?); a new one is %s", self.ring.path)
 
     # -- flush, wait, end ---------------------------------------------------------------------------------------
 
@@ -267,7 +263,7 @@ class Stream:
             if timeout is not None and waited >= timeout:
                 return False
             if timeout is None and waited > autostart.START_S and not self.agent.is_coming(self.configured()):
-                log.warning("wait(): no agent runs here and none is started; the spool keeps it. Next: trainspool sync")
+                warn("wait(): no agent runs here and none is started; the spool keeps it. Next: trainspool sync")
                 return False
             time.sleep(WAIT_POLL_S)
         return True
@@ -291,7 +287,7 @@ class Stream:
     # -- fork ---------------------------------------------------------------------------------------------------
 
     def after_fork_in_child(self) -> None:
-        """Let go of the parent's ring, lock and segment without touching them; the next log call begins a new stream."""
+        """Let go of the parent's ring, lock and segment, untouched; the next log call begins a new stream."""
         self.generation += 1
         if self.pump is not None:
             for ring in self.pump.rings:

@@ -22,7 +22,10 @@ STEP_MIN, STEP_MAX = -(1 << 63), (1 << 63) - 1
 _KEY = re.compile(r"[/\w.\- :]*\Z")
 _RUN_ID = re.compile(r"[a-zA-Z0-9][A-Za-z0-9_\-]{0,31}\Z")
 _EXPERIMENT_ID = re.compile(r"[a-zA-Z0-9][\w\-]{0,63}\Z")
-_BAD_CHARACTERS = "Names may only contain alphanumerics, underscores (_), dashes (-), periods (.), spaces ( ), colon(:) and slashes (/)."
+_BAD_CHARACTERS = (
+    "Names may only contain alphanumerics, underscores (_), dashes (-), periods (.), spaces ( ), colon(:) "
+    "and slashes (/)."
+)
 
 
 def invalid(parameter: str, value: object, message: str = "") -> TrainspoolException:
@@ -77,7 +80,7 @@ def step_number(key: str, value: object, step: Any) -> int:
     """Return *step* as the int that is logged; None is 0, and a float without a fraction is that int.
 
     Raises:
-        TrainspoolException: it is no whole number of 64 bits. MLflow itself writes such steps and cannot read them back.
+        TrainspoolException: it is no whole number of 64 bits; MLflow writes such steps and cannot read them back.
     """
     if step is None:
         return 0
@@ -122,7 +125,7 @@ def check_experiment_id(experiment_id: Any) -> str:
 
 
 def check_experiment_name(name: Any) -> str:
-    """Return *name* if an experiment may have it; a single quote breaks MLflow's own lookup by name, so it is refused."""
+    """Return *name* if an experiment may have it; a single quote breaks MLflow's own lookup by name."""
     if name is None or name == "":
         raise TrainspoolException(f"Invalid experiment name: '{name}'")
     if not isinstance(name, str):

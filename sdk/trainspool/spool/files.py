@@ -1,6 +1,7 @@
 """The few file operations on a spool; the seam that crash tests replace.
 
-Everything that writes to a spool goes through the module's ``fs`` object, so a test can put in one that fails, stalls or records.
+Everything that writes to a spool goes through the module's ``fs`` object, so a test can put in one that fails,
+stalls or records.
 """
 
 from __future__ import annotations

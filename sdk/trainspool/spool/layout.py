@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +48,7 @@ def is_safe_name(name: str) -> bool:
 
 def host_name() -> str:
     """Return this host's name as a folder name; TRAINSPOOL_HOST overrides it (containers that share a spool)."""
-    raw = os.environ.get("TRAINSPOOL_HOST") or socket.gethostname()
+    raw = os.environ.get("TRAINSPOOL_HOST") or os.uname().nodename
     name = re.sub(r"[^A-Za-z0-9._-]", "-", raw)[:64]
     return name if is_safe_name(name) else "localhost"
 
