@@ -3,7 +3,7 @@
 ``import trainspool as mlflow`` runs an MLflow training script; log calls take about a microsecond and survive kill -9.
 """
 
-from trainspool.version import __version__  # isort: skip  # before the rest, which reads it
+from trainspool import leaving as _leaving
 from trainspool.entities import Experiment, RunData, RunInfo
 from trainspool.errors import TrainspoolError, TrainspoolException
 from trainspool.fluent import (
@@ -23,6 +23,7 @@ from trainspool.fluent import (
     log_param,
     log_params,
     log_text,
+    new_run,
     set_experiment,
     set_tag,
     set_tags,
@@ -31,6 +32,9 @@ from trainspool.fluent import (
     wait,
 )
 from trainspool.run import Run
+from trainspool.version import __version__
+
+_leaving.arrange()
 
 __all__ = [
     "Experiment",
@@ -56,6 +60,7 @@ __all__ = [
     "log_param",
     "log_params",
     "log_text",
+    "new_run",
     "set_experiment",
     "set_tag",
     "set_tags",

@@ -12,50 +12,71 @@ import threading
 from trainspool.run import Run
 
 
+class _Stack:
+    """The active runs that one thread started, outermost first."""
+
+    __slots__ = ("runs", "top")
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.top: Run | None = None
+
+
 class _Thread(threading.local):
-    run: Run | None = None
-    stack: tuple[Run, ...] = ()
+    def __init__(self) -> None:
+        self.stack = _Stack()
 
 
 _thread = _Thread()
 _process: list[Run] = []  # every active run of the process, in order of its start
+_open: list[Run] = []  # every run this process started and has not ended, active or not
+_stack_of: dict[Run, _Stack] = {}
 _last: list[Run] = []
 
 
 def current() -> Run | None:
     """Return the run that this thread's log calls go to."""
-    run = _thread.run
+    run = _thread.stack.top
     if run is not None:
         return run
     return _process[-1] if _process else None
 
 
-def own_stack() -> tuple[Run, ...]:
+def own_stack() -> list[Run]:
     """Return the runs this thread has started and not ended, outermost first."""
-    return _thread.stack
+    return _thread.stack.runs
+
+
+def opened(run: Run) -> None:
+    """Remember *run*, so that it is ended when the process leaves."""
+    _open.append(run)
 
 
 def push(run: Run) -> None:
-    _thread.stack = (*_thread.stack, run)
-    _thread.run = run
+    """Make *run* this thread's active run."""
+    stack = _stack_of[run] = _thread.stack
+    stack.runs.append(run)
+    stack.top = run
     _process.append(run)
     _last[:] = [run]
 
 
 def end(run: Run, status: str, reason: str | None = None) -> None:
-    """End *run* and take it off the stacks; a run that is not active any more is left alone."""
-    if run not in _process:
-        return
-    _process.remove(run)
-    _thread.stack = tuple(other for other in _thread.stack if other is not run)
-    _thread.run = _thread.stack[-1] if _thread.stack else None
-    _last[:] = [run]
+    """End *run*, from whichever thread, and take it off its stack; once ended it is left alone."""
+    stack = _stack_of.pop(run, None)
+    if stack is not None:
+        _process.remove(run)
+        stack.runs.remove(run)
+        stack.top = stack.runs[-1] if stack.runs else None
+        _last[:] = [run]
+    if run in _open:
+        _open.remove(run)
     run.end(status, reason)
 
 
-def all_active() -> list[Run]:
-    """Return every active run of the process, the last started first."""
-    return _process[::-1]
+def all_open() -> list[Run]:
+    """Return every run this process has started and not ended, the last started first."""
+    return _open[::-1]
 
 
 def last() -> Run | None:

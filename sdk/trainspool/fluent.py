@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from trainspool import active, leaving, naming, source, validation
+from trainspool import active, naming, source, validation
 from trainspool.entities import Experiment
 from trainspool.errors import TrainspoolException
 from trainspool.run import Run
@@ -128,19 +128,37 @@ def start_run(
             f"Run with UUID {stack[0].run_id} is already active. To start a new run, first end the current run with "
             "mlflow.end_run(). To start a nested run, call start_run with nested=True"
         )
-    configured = stream.configured()
     existing = run_id or (None if stack else os.environ.pop("TRAINSPOOL_RUN_ID", None) or None)
     experiment = _numbered(experiment_id) if experiment_id is not None else _current_experiment()
-    name = run_name or (None if existing else configured.run_name)
     texts = _start_tags(tags, description, existing, parent_run_id, stack)
+    run = _begin(existing, experiment, run_name, texts)
+    active.push(run)
+    return run
+
+
+def new_run(
+    experiment_name: str | None = None,
+    run_name: str | None = None,
+    tags: Mapping[str, Any] | None = None,
+    description: str | None = None,
+) -> Run:
+    """Start a run that is no thread's active run: log by its methods, end it by ``with`` or ``end``.
+
+    Several can be open side by side. Errors as ``start_run``.
+    """
+    experiment = _named(experiment_name) if experiment_name is not None else _current_experiment()
+    return _begin(None, experiment, run_name, _start_tags(tags, description, None, None, []))
+
+
+def _begin(existing: str | None, experiment: Experiment, run_name: str | None, texts: dict[str, str]) -> Run:
+    name = run_name or (None if existing else stream.configured().run_name)
     run = _make_run(existing, experiment, name)
     if name or not existing:
         texts[RUN_NAME] = run.name
     if not existing:
         texts = {**source.tags(), **texts}
-    leaving.watch()
     run.start(texts, resume=existing is not None)
-    active.push(run)
+    active.opened(run)
     return run
 
 
@@ -155,7 +173,7 @@ def _start_tags(
     description: str | None,
     existing: str | None,
     parent: str | None,
-    stack: tuple[Run, ...],
+    stack: list[Run],
 ) -> dict[str, str]:
     texts = {validation.check_key(key, "key"): str(value) for key, value in (tags or {}).items()}
     if description:
@@ -172,8 +190,8 @@ def _start_tags(
         if stack and stack[-1].run_id != parent:
             raise TrainspoolException(
                 f"Current run with UUID {stack[-1].run_id} does not match the specified parent_run_id {parent}. "
-                f"To start a new nested run under the parent run with UUID {stack[-1].run_id}, first end the current run with "
-                "mlflow.end_run()."
+                f"To start a new nested run under the parent run with UUID {stack[-1].run_id}, first end the current "
+                "run with mlflow.end_run()."
             )
     elif stack:
         parent = stack[-1].run_id

@@ -20,12 +20,18 @@ from trainspool.stream import stream
 DRAIN_S_MAX = 1.0
 
 _uncaught: list[str] = []
-_ended_runs: list[Run] = []
 _watching = False
 
 
+def arrange() -> None:
+    """Have ``at_exit`` called when the process leaves; told once, at import."""
+    stream.at_birth = watch
+    atexit.register(at_exit)
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def watch() -> None:
-    """From the first run on: notice an uncaught exception, and end what is active at exit."""
+    """From a stream's birth on: notice an uncaught exception, and a multiprocessing child's leaving."""
     global _watching
     if not _watching:
         _watching = True
@@ -36,7 +42,7 @@ def watch() -> None:
 def at_exit() -> None:
     """End every active run (FAILED after an uncaught exception), and bring the ring to the spool."""
     begun = time.monotonic()
-    runs = [run for run in active.all_active() if run.owner]
+    runs = [run for run in active.all_open() if run.owner]
     for run in runs:
         active.end(run, "FAILED" if _uncaught else "FINISHED", _uncaught[0] if _uncaught else None)
     if stream.pump is None:
@@ -82,7 +88,3 @@ def _watch_multiprocessing() -> None:
 
 def _after_fork_in_child() -> None:
     _uncaught.clear()
-
-
-atexit.register(at_exit)
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -87,6 +87,7 @@ class Stream:
         self.generation = 0
         self.settings: settings.Settings | None = None
         self._store: str | None = None
+        self.at_birth: Callable[[], None] = lambda: None
         self._reset()
 
     def _reset(self) -> None:
@@ -155,6 +156,7 @@ class Stream:
         self.ring, packed = self._make_ring(configured)
         self.pump = Pump(self.folder, self.id, packed, self.ring, self._housekeep)
         self.pump.start()
+        self.at_birth()
 
     def _make_ring(self, configured: settings.Settings) -> tuple[Ring, bytes]:
         folder = ring_folder()
