@@ -1,1 +1,42 @@
-"""The trainspool command line: parse, call, print, exit status; no logic."""
+"""The trainspool command line: parse, call, print, exit status; no logic.
+
+Each subcommand is imported when it is called, so `trainspool --help` and an autostarted daemon load little.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+COMMANDS = {
+    "daemon": ("trainspool_agent.cli.daemon:daemon", "Run the agent in the foreground, for systemd and containers."),
+    "sync": ("trainspool_agent.cli.sync:sync", "Carry over what is there, orphans included, then leave."),
+}
+"""name → where it is, what it does in a line"""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), function)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="trainspool", prog_name="trainspool")
+def main() -> None:
+    """A flight recorder for training runs: what was logged, lands in the store.
+
+    \b
+    Example: trainspool run -e mnist -- python train.py
+    """

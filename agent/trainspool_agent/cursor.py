@@ -1,0 +1,104 @@
+"""How far a stream is carried: one small file in its folder, so a restart costs nothing for what is finished.
+
+It is a shortcut, never the truth: the truth is per run, in the store. Lost or damaged, the stream is read from its
+beginning and everything already stored is recognised.
+
+File: 4 bytes `TSC1`, CRC-32 of the rest (little-endian), then a msgpack map: `offset`, `runs`, `finished`,
+`damaged_events`, `damaged_points`, `unknown_tail`, `boot`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from trainspool.spool import files
+from trainspool.spool.layout import CURSOR
+from trainspool_agent.compact import RunRef
+
+MAGIC = b"TSC1"
+CURSOR_BYTES_MAX = 16 << 20
+_CRC = struct.Struct("<I")
+
+
+@dataclass
+class Cursor:
+    """What the file says.
+
+    Attributes:
+        offset: every event before it is applied to its store; valid while *boot* is the present one.
+        runs: runs the stream has touched that are not settled, with the offset of the batch that first did.
+        finished: ended, and all its runs are durable; nothing is left to do for this stream.
+        damaged_events, damaged_points: lost to damage so far.
+        unknown_tail: its ring was out of reach when the process was found dead.
+    """
+
+    offset: int = 0
+    runs: dict[RunRef, int] = field(default_factory=dict)
+    finished: bool = False
+    damaged_events: int = 0
+    damaged_points: int = 0
+    unknown_tail: bool = False
+    boot: str = ""
+
+
+def load(folder: Path) -> Cursor:
+    """Return the cursor of a stream's folder; a fresh one if there is none or it is not sound."""
+    try:
+        fd = os.open(folder / CURSOR, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return Cursor()
+    try:
+        data = os.read(fd, CURSOR_BYTES_MAX)
+    except OSError:
+        return Cursor()
+    finally:
+        os.close(fd)
+    if len(data) < 8 or data[:4] != MAGIC or _CRC.unpack_from(data, 4)[0] != zlib.crc32(data[8:]):
+        return Cursor()
+    try:
+        return _from_map(msgpack.unpackb(data[8:], strict_map_key=False, unicode_errors="surrogateescape"))
+    except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException):
+        return Cursor()
+
+
+def save(folder: Path, cursor: Cursor, *, sync: bool = False) -> None:
+    """Replace the cursor; *sync*: it is on the device on return.
+
+    Raises:
+        OSError: it is as it was.
+    """
+    fs, temporary = files.fs, f"{folder}/{CURSOR}.tmp"
+    body = msgpack.packb(_to_map(cursor), unicode_errors="surrogateescape")
+    with contextlib.suppress(FileNotFoundError):
+        fs.unlink(temporary)
+    fd = fs.create(temporary)
+    try:
+        fs.write(fd, MAGIC + _CRC.pack(zlib.crc32(body)) + body)
+        if sync:
+            fs.sync(fd)
+    finally:
+        fs.close(fd)
+    fs.rename(temporary, f"{folder}/{CURSOR}")
+    if sync:
+        fs.sync_folder(str(folder))
+
+
+def _to_map(cursor: Cursor) -> dict[str, Any]:
+    runs = [
+        [run.run_id, run.store, run.experiment_id, run.experiment_name, run.owner, first]
+        for run, first in cursor.runs.items()
+    ]
+    return {**cursor.__dict__, "runs": runs}
+
+
+def _from_map(found: dict[str, Any]) -> Cursor:
+    runs = {RunRef(*fields): int(first) for *fields, first in found["runs"]}
+    return Cursor(**{**found, "runs": runs})

@@ -1,0 +1,362 @@
+"""The agent's life: start, loop, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+import stat
+import time
+from pathlib import Path
+
+from trainspool.errors import TrainspoolError
+from trainspool.spool import layout
+from trainspool.spool.ringfolder import agent_folder, ring_folder
+from trainspool_agent import cursor as cursors
+from trainspool_agent import discover
+from trainspool_agent.agentlock import AgentLock
+from trainspool_agent.discover import Place
+from trainspool_agent.follow import Stores, carry
+from trainspool_agent.health import Health
+from trainspool_agent.liveness import Life, boot_id
+from trainspool_agent.settings import Settings
+from trainspool_agent.tail import Stream
+
+TICK_INTERVAL_S = 0.5
+RESCAN_INTERVAL_S = 5.0
+DURABLE_INTERVAL_S = 1.0
+STOP_PATIENCE_S = 3.0
+OPEN_FILES_WANTED = 65536
+LOG_BYTES_MAX = 10 << 20
+
+log = logging.getLogger("trainspool.agent")
+
+
+class Agent:
+    """Carries one user's streams on one host. For one event loop.
+
+    Args:
+        settings: what it was told.
+        spools: further spools to carry, beside those found.
+        until_done: leave when everything that is there now is carried (living streams: up to now).
+    """
+
+    def __init__(self, settings: Settings, *, spools: tuple[Path, ...] = (), until_done: bool = False) -> None:
+        self.settings, self.until_done = settings, until_done
+        self.folder, self.ring_folder = agent_folder(), ring_folder()
+        self.host, boot = layout.host_name(), boot_id()
+        self.lock = AgentLock(self.folder)
+        self.stores = Stores(boot, settings.store)
+        self.health = Health(self.folder)
+        self.streams: dict[Place, Stream] = {}
+        self.finished: set[Place] = set()
+        self._boot = boot
+        self._given = (settings.spool, *spools)
+        self._spools: list[Path] = []
+        self._tasks: dict[Place, asyncio.Task[None]] = {}
+        self._stop, self._rearm = asyncio.Event(), asyncio.Event()
+        self._rescan_due = 0.0
+        self._rings_seen = -1
+        self._idle_since: float | None = None
+        self.left_idle = False
+        """It left by itself, for want of streams."""
+
+    def stop(self) -> None:
+        """Leave at the next opportunity: finish the turn, write checkpoints."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Take the lock, carry streams until told to stop or done, leave everything consistent.
+
+        Raises:
+            AgentRunning: another agent of this user runs on this host.
+            OSError: the agent's folder cannot be used.
+        """
+        self.lock.acquire()
+        try:
+            helpers = self._start()
+            try:
+                await self._loop()
+            finally:
+                await self._leave(helpers)
+        finally:
+            self.lock.release()
+
+    # -- start
+
+    def _start(self) -> list[asyncio.Task[None]]:
+        _allow_many_files()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        self._rescan()
+        log.info("agent started pid=%d host=%s streams=%d", os.getpid(), self.host, len(self.streams))
+        notify("READY=1")
+        background = [self._make_durable()] if self.until_done else [self._make_durable(), self._watch()]
+        return [asyncio.create_task(one) for one in background]
+
+    # -- loop
+
+    async def _loop(self) -> None:
+        while not self._stop.is_set():
+            self._tick()
+            if self._is_over():
+                return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), TICK_INTERVAL_S)
+
+    def _tick(self) -> None:
+        notify("WATCHDOG=1")
+        now = time.monotonic()
+        if now >= self._rescan_due or self._rings_changed():
+            self._rescan()
+        for stream in self.streams.values():
+            if not stream.ended:
+                stream.probe()
+        self._save()
+        _limit_log()
+
+    def _rings_changed(self) -> bool:
+        """Whether a ring came or went: a stream may have been born in a spool we don't know."""
+        if self.ring_folder is None:
+            return False
+        try:
+            seen = os.stat(self.ring_folder).st_mtime_ns
+        except OSError:
+            return False
+        changed, self._rings_seen = seen != self._rings_seen, seen
+        return changed
+
+    def _save(self) -> None:
+        """Write what is due: applied checkpoints, cursors, health. A full disk stops none of the others."""
+        try:
+            self.stores.checkpoint()
+            self.health.clear("checkpoint")
+        except OSError as error:
+            self.health.note("checkpoint", error)
+        for stream in self.streams.values():
+            self._save_cursor(stream)
+        with contextlib.suppress(OSError):
+            self.health.write()
+
+    def _save_cursor(self, stream: Stream) -> None:
+        try:
+            stream.save_cursor()
+        except OSError as error:
+            self.health.note(str(stream.folder), error)
+
+    # -- which streams there are
+
+    def _rescan(self) -> None:
+        self._rescan_due = time.monotonic() + RESCAN_INTERVAL_S
+        found = discover.rings(self.ring_folder) if self.ring_folder else []
+        pointed = discover.pointed_spools(self.folder)
+        spools = list(dict.fromkeys([*self._given, *(ring.place.spool for ring in found), *pointed]))
+        if spools != self._spools:
+            self._spools = spools
+            self.health.agent["spools"] = [str(spool) for spool in spools]
+            self.lock.describe(spools, _log_path())
+            self._rearm.set()
+        for spool in spools:
+            self._scan(spool)
+        for ring in found:  # born, and perhaps killed, before its folder was made
+            if ring.place.host == self.host:
+                self._adopt(ring.place)
+        for stream in self.streams.values():
+            if not stream.ended:
+                stream.look_at_ring()
+                stream.wake.set()  # watches get lost, and don't exist on some network file systems
+
+    def _scan(self, spool: Path) -> None:
+        try:
+            for place in discover.streams(spool, self.host):
+                self._adopt(place)
+            self.health.clear(str(spool))
+        except OSError as error:
+            self.health.note(str(spool), error)
+
+    def _adopt(self, place: Place) -> None:
+        if place in self.streams or place in self.finished:
+            return
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                discover.check_folder(place)
+            stream = Stream(place, self.ring_folder, self._boot)
+        except (OSError, TrainspoolError) as error:
+            self.health.note(str(place.folder), error)
+            return
+        if stream.cursor.finished:
+            self._finish(stream)
+            return
+        self.streams[place] = stream
+        self.health.streams[place.name] = stream.facts
+        stream.probe()
+        self._tasks[place] = asyncio.create_task(carry(stream, self.stores), name=place.name)
+
+    def _finish(self, stream: Stream) -> None:
+        """Nothing is left to do for this stream, and its cursor says so."""
+        stream.close()
+        self.finished.add(stream.place)
+        self.health.finished = len(self.finished)
+        self.streams.pop(stream.place, None)
+        self.health.streams.pop(stream.name, None)
+        self._tasks.pop(stream.place, None)
+
+    async def _watch(self) -> None:
+        """Wake the streams whose files change; start over when spools come or watches fail."""
+        while not self._stop.is_set():
+            self._rearm.clear()
+            folders = [discover.watched_folder(spool, self.host) for spool in self._spools]
+            try:
+                async for names in discover.watch([folder for folder in folders if folder], self._rearm):
+                    self._wake(names)
+                self.health.clear("watches")
+            except (OSError, RuntimeError) as error:  # watchfiles raises RuntimeError for its Rust side's errors
+                self.health.note("watches", error)
+                log.warning("no watches, looking every %g s instead error=%r", RESCAN_INTERVAL_S, str(error))
+                await asyncio.sleep(RESCAN_INTERVAL_S)
+
+    def _wake(self, names: set[str]) -> None:
+        known = {place.name: stream for place, stream in self.streams.items()}
+        finished = {place.name for place in self.finished}
+        for name in names:
+            if name in known:
+                known[name].wake.set()
+            elif name not in finished:
+                self._rescan_due = 0.0
+        if not self._rescan_due:
+            self._rescan()
+
+    # -- durability
+
+    async def _make_durable(self) -> None:
+        while True:
+            await asyncio.sleep(DURABLE_INTERVAL_S)
+            await self._settle(everything=False)
+
+    async def _settle(self, *, everything: bool) -> None:
+        """Make durable what is due, then forget what is finished."""
+        try:
+            await self.stores.make_durable(everything=everything)
+            self.health.clear("durability")
+        except OSError as error:
+            self.health.note("durability", error)
+            log.error("not durable error=%r", str(error))
+            return
+        for stream in list(self.streams.values()):
+            try:
+                if stream.cursor.runs or stream.ended:
+                    self._settle_stream(stream)
+            except OSError as error:
+                self.health.note(str(stream.folder), error)
+
+    def _settle_stream(self, stream: Stream) -> None:
+        if stream.settle(lambda run: self.stores.is_settled(run, stream.name)):
+            self._finish(stream)
+
+    # -- stop
+
+    def _is_over(self) -> bool:
+        if self.until_done:
+            return all(stream.is_carried for stream in self.streams.values())
+        if self.settings.idle_exit_s is None:
+            return False
+        if not all(stream.ended or stream.liveness.life is Life.UNKNOWN for stream in self.streams.values()):
+            self._idle_since = None
+            return False
+        now = time.monotonic()
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since < self.settings.idle_exit_s:
+            return False
+        self._rescan()  # the last look is under the lock: a stream born since finds an agent, until it is released
+        self.left_idle = all(stream.ended or stream.liveness.life is Life.UNKNOWN for stream in self.streams.values())
+        return self.left_idle
+
+    async def _leave(self, helpers: list[asyncio.Task[None]]) -> None:
+        """Finish the turns, force the checkpoints, let go. Takes seconds at most, whatever the disk does."""
+        notify("STOPPING=1")
+        self._rearm.set()
+        for helper in helpers:
+            helper.cancel()
+        for stream in self.streams.values():
+            stream.closing = True
+            stream.wake.set()
+        tasks = [*self._tasks.values(), *helpers]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=STOP_PATIENCE_S)
+            for task in late:
+                task.cancel()
+        if self.until_done or self.settings.idle_exit_s is not None:
+            await self._settle(everything=True)
+        self._save_for_good()
+        log.info("agent left pid=%d streams=%d", os.getpid(), len(self.streams))
+
+    def _save_for_good(self) -> None:
+        try:
+            self.stores.checkpoint(force=True)
+        except OSError as error:
+            log.error("checkpoint not written, the next start applies more again error=%r", str(error))
+        for stream in self.streams.values():
+            with contextlib.suppress(OSError):
+                stream.save_cursor(force=True)
+            stream.close()
+        with contextlib.suppress(OSError):
+            self.stores.close()
+        with contextlib.suppress(OSError):
+            self.health.write(force=True)
+
+
+def born_meanwhile(agent: Agent) -> bool:
+    """Whether a stream came between an agent's last look and the release of its lock."""
+    places = [place for spool in agent._spools for place in discover.streams(spool, agent.host)]
+    places += [ring.place for ring in (discover.rings(agent.ring_folder) if agent.ring_folder else [])]
+    known = agent.finished | set(agent.streams)
+    return any(place not in known and not cursors.load(place.folder).finished for place in places)
+
+
+def notify(message: str) -> None:
+    """Tell systemd, if it asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect(address)
+        sender.send(message.encode())
+
+
+def _allow_many_files() -> None:
+    """A stream keeps up to three descriptors, a store up to 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _log_path() -> str | None:
+    """The file that stderr goes to, None if it is a terminal or the journal."""
+    try:
+        if not stat.S_ISREG(os.fstat(2).st_mode):
+            return None
+        return os.readlink("/proc/self/fd/2")
+    except OSError:
+        return None
+
+
+def _limit_log() -> None:
+    """An autostarted agent's log is a plain file that nobody rotates: keep this one and the last."""
+    try:
+        if os.fstat(2).st_size <= LOG_BYTES_MAX or (path := _log_path()) is None:
+            return
+        os.replace(path, f"{path}.1")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return
+    os.dup2(fd, 2)
+    os.close(fd)

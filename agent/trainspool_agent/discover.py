@@ -1,0 +1,180 @@
+"""Which spools and streams exist: watch events, plus a periodic rescan because watches get lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+
+from trainspool.errors import SpoolError, UnsafeSpool
+from trainspool.spool import files, frame, layout
+from trainspool.spool.reader import open_owned
+from trainspool.spool.ringfile import read_ring
+
+POINTERS = "spools"
+POINTER_SUFFIX = ".spool"
+POINTER_BYTES_MAX = 4096
+WATCH_STEP_MS, WATCH_DEBOUNCE_MS = 50, 100
+
+
+class Place(NamedTuple):
+    """Where a stream lies. Sorts by spool, then host, then stream."""
+
+    spool: Path
+    host: str
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return layout.stream_folder(self.spool, self.host, self.name)
+
+    @property
+    def stream(self) -> bytes:
+        return bytes.fromhex(self.name)
+
+
+class Ring(NamedTuple):
+    """A ring file and the place of its stream, as its header says."""
+
+    path: Path
+    place: Place
+    identity: dict[str, Any]
+
+
+def rings(folder: Path) -> list[Ring]:
+    """Return the rings of *folder* that are sound and ours; others are left alone."""
+    found = []
+    for path in sorted(folder.glob(f"*{layout.RING_SUFFIX}")):
+        if not layout.is_stream_name(path.stem):
+            continue
+        try:
+            with read_ring(path) as view:
+                identity = view.identity
+                sound = view.stream.hex() == path.stem
+        except (OSError, SpoolError, ValueError, msgpack.exceptions.UnpackException):
+            continue
+        spool, host = identity.get("spool"), identity.get("host")
+        if sound and isinstance(spool, str) and os.path.isabs(spool) and layout.is_safe_name(str(host)):
+            found.append(Ring(path, Place(Path(spool), str(host), path.stem), identity))
+    return found
+
+
+def pointed_spools(folder: Path) -> list[Path]:
+    """Return the spools that processes without a ring file have pointed to."""
+    found = []
+    for path in sorted((folder / POINTERS).glob(f"*{POINTER_SUFFIX}")):
+        try:
+            fd = open_owned(path, os.getuid())
+        except (OSError, SpoolError):
+            continue
+        try:
+            text = os.read(fd, POINTER_BYTES_MAX).decode("utf-8", "surrogateescape").strip()
+        finally:
+            os.close(fd)
+        if os.path.isabs(text) and "\0" not in text:
+            found.append(Path(text))
+    return found
+
+
+def streams(spool: Path, host: str) -> list[Place]:
+    """Return the streams of *host* in *spool*; an absent spool has none."""
+    try:
+        names = os.listdir(spool / layout.STREAMS / host)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [Place(spool, host, name) for name in sorted(names) if layout.is_stream_name(name)]
+
+
+def check_folder(place: Place) -> None:
+    """Refuse a stream that is not a plain folder of ours: the agent never reaches further than its user.
+
+    Raises:
+        UnsafeSpool: a link, a file, or someone else's folder.
+        OSError: it cannot be looked at.
+    """
+    info = os.lstat(place.folder)
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+        what = f"a stream that is no plain folder of user {os.getuid()} stands"
+        kept = "everything; nothing in it was read"
+        raise UnsafeSpool(what, place.folder, 0, kept, f"run the agent as user {info.st_uid}, or remove it")
+
+
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """Return the identity that a stream's segments carry, or None if no segment has a sound one."""
+    owner = os.stat(folder).st_uid
+    for name in reversed(layout.segments(folder)):
+        try:
+            fd = open_owned(folder / str(name), owner)
+        except (FileNotFoundError, SpoolError):
+            continue
+        try:
+            data = os.pread(fd, frame.HEADER_BYTES + 8192, 0)
+        finally:
+            os.close(fd)
+        identity = _identity_in(data)
+        if identity is not None:
+            return identity
+    return None
+
+
+def _identity_in(data: bytes) -> dict[str, Any] | None:
+    try:
+        header = frame.parse_header(data)
+        if header is None or header.kind != frame.IDENTITY:
+            return None
+        body = data[frame.HEADER_BYTES : frame.HEADER_BYTES + header.body_length]
+        if len(body) < header.body_length or not frame.body_is_sound(header, body):
+            return None
+        found = msgpack.unpackb(body, unicode_errors="surrogateescape")
+    except (ValueError, msgpack.exceptions.UnpackException):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def watched_folder(spool: Path, host: str) -> Path | None:
+    """Return the folder whose changes matter, made if absent so that the first stream is seen; None if it cannot be."""
+    folder = spool / layout.STREAMS / host
+    try:
+        files.fs.make_folder(str(folder))
+    except OSError:
+        return None
+    return folder
+
+
+async def watch(folders: Iterable[Path], stop: asyncio.Event) -> AsyncIterator[set[str]]:
+    """Yield the names of streams in *folders* whose files changed, until *stop* is set.
+
+    Raises:
+        OSError: watches cannot be had (the limit of inotify, say); the rescan goes on alone.
+    """
+    from watchfiles import awatch  # 10 MiB and 60 ms, and `sync` does without
+
+    roots = [f"{folder}/" for folder in folders]
+    changes_of = awatch(
+        *roots,
+        step=WATCH_STEP_MS,
+        debounce=WATCH_DEBOUNCE_MS,
+        watch_filter=None,
+        stop_event=stop,
+        recursive=True,
+        ignore_permission_denied=True,
+    )
+    async for changes in changes_of:
+        names = {_stream_of(path, roots) for _, path in changes}
+        names.discard("")
+        if names:
+            yield names
+
+
+def _stream_of(path: str, roots: list[str]) -> str:
+    """The stream whose segments *path* is about; empty for anything else, our own cursor above all."""
+    for root in roots:
+        if path.startswith(root):
+            name, _, rest = path[len(root) :].partition("/")
+            return "" if rest.startswith(layout.CURSOR) else name
+    return ""

@@ -1,0 +1,231 @@
+"""What a dead process left in its ring goes into its stream, with an epitaph behind it.
+
+Whoever calls this holds the stream's lock. Killed anywhere, the next holder finds a consistent stream and goes on:
+the ring is unlinked last, frames written twice have equal bytes at equal offsets, an epitaph that stands is not
+written again.
+
+Source: design.md §2.2, "Drain"; sdk/docs/spool-format.md, sections 5 and 7.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+
+from trainspool.errors import SpoolError
+from trainspool.spool import events, files, layout
+from trainspool.spool.reader import Damage, Frame, Opened, StreamReader
+from trainspool.spool.ringfile import RingView, read_ring
+from trainspool.spool.segment import SegmentWriter
+from trainspool_agent.compact import Dictionary
+from trainspool_agent.discover import Place
+from trainspool_agent.liveness import boot_id
+
+PIECE_BYTES = 128 << 10
+SURVEY_BYTES = 1 << 20
+
+UNKNOWN = "is unknown"  # how the reason of an epitaph ends when a tail is: so a replay knows it too
+
+log = logging.getLogger("trainspool.agent")
+
+
+class Drained(NamedTuple):
+    """What became of a dead process's stream."""
+
+    end: int
+    """Stream offset behind the epitaph."""
+    unknown_tail: bool
+    """Its ring was out of reach and it did not leave in order: nobody knows what it held."""
+
+
+class Survey:
+    """A stream's end, as its segments have it: where, counts, meanings, open runs, last event."""
+
+    def __init__(self, place: Place) -> None:
+        self.identity: dict[str, Any] = {}
+        self.definitions: dict[tuple[int, int], bytes] = {}
+        self.open_runs: set[int] = set()
+        self._ended_runs: set[int] = set()
+        self.last_time = 0
+        self.has_epitaph = self.sealed = self.in_order = False
+        self.lost_count = False  # events are missing that nobody can count
+        self.offset, self.counts = 0, (0, 0)
+        self._read(place)
+
+    def _read(self, place: Place) -> None:
+        names = layout.segments(place.folder)
+        # The last three: a rewrite after a failed sync, and what came after it. All of it, if they hold no event.
+        for begin in dict.fromkeys((names[-3:] or [layout.SegmentName(0, 0)])[0:1] + names[:1]):
+            reader = StreamReader(place.folder, place.stream, begin.offset, writer_alive=lambda: False)
+            try:
+                while items := reader.read(SURVEY_BYTES):
+                    for item in items:
+                        self._take(item)
+            finally:
+                reader.close()
+            self.identity = self.identity or reader.identity
+            self.offset, self.counts = reader.offset, reader.counts or (0, 0)
+            self.sealed, self.in_order = reader.ended, reader.ended and reader.in_order
+            if self.last_time:
+                return
+
+    def _take(self, item: Frame | Opened | Damage) -> None:
+        if isinstance(item, Opened):
+            self.identity = item.identity or self.identity
+            self.learn(item.dictionary)
+        elif isinstance(item, Frame):
+            self.learn(item.definitions)
+            self.learn(item.events, new=True)
+
+    def learn(self, data: bytes, *, new: bool = False) -> None:
+        """Take note of what *data*, a run of events, means for the end of the stream; stop where it is malformed.
+
+        *new*: they are the stream's own events rather than definitions repeated.
+        """
+        with contextlib.suppress(ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException):
+            for event in events.decode(data):
+                self._learn_event(event, new)
+
+    def _learn_event(self, event: list[Any], new: bool) -> None:
+        kind = event[0]
+        if kind in events.DEFINITIONS:
+            self.definitions[kind, event[1]] = events.pack(*event)
+            if kind == events.DEFINE_RUN and event[3] and (new or event[1] not in self._ended_runs):
+                self.open_runs.add(event[1])
+            return
+        if kind == events.END:
+            self.open_runs.discard(event[1])
+            self._ended_runs.add(event[1])
+        self.has_epitaph = kind == events.EPITAPH
+        time = event[1] if kind in (events.EPITAPH, events.EXPERIMENT) else event[3 if kind <= events.POINTS else 2]
+        if type(time) is int:
+            self.last_time = time
+
+
+def leaves_unknown_tail(reason: str | None) -> bool:
+    """Whether an epitaph's reason says that nobody knows what the process held last."""
+    return bool(reason) and str(reason).endswith(UNKNOWN)
+
+
+def drain(place: Place, identity: dict[str, Any], ring_paths: Iterable[Path]) -> Drained:
+    """Bring the stream of a dead process to its end. Blocks on the disk: call it in a thread.
+
+    Args:
+        place: the stream; the caller holds its lock.
+        identity: who wrote it, in case no segment says so.
+        ring_paths: where its ring may be.
+
+    Raises:
+        OSError: nothing is lost; call again.
+    """
+    ring = _open_ring(place, ring_paths)
+    try:
+        survey = Survey(place)
+        survey.identity = survey.identity or identity
+        rest = _rest_of(ring, survey) if ring else []
+        done = survey.has_epitaph and survey.sealed and not rest
+        unknown = survey.lost_count or (ring is None and not survey.in_order and not survey.has_epitaph)
+        end = survey.offset if done else _write(place, survey, rest, ring, unknown=unknown)
+        if ring is not None:
+            # Only now: until here the ring is the one place that has these events for sure.
+            files.fs.unlink(str(ring.path))
+        return Drained(end, unknown)
+    finally:
+        if ring is not None:
+            ring.close()
+
+
+def _open_ring(place: Place, paths: Iterable[Path]) -> RingView | None:
+    for path in paths:
+        try:
+            view = read_ring(path)
+        except FileNotFoundError:
+            continue
+        except (SpoolError, ValueError, msgpack.exceptions.UnpackException) as error:
+            log.error("ring cannot be used stream=%s error=%r", place.name, str(error))
+            continue
+        if view.stream == place.stream:
+            return view
+        view.close()
+    return None
+
+
+def _rest_of(ring: RingView, survey: Survey) -> list[events.Piece]:
+    """What the ring holds and no segment does, cut into frames; from before ``head`` if a segment lost its tail.
+
+    What is no run of events stays out: it is named in the log, and the ring's file is kept beside.
+    """
+    begin = survey.offset
+    chunks = list(ring.committed(begin))
+    if not chunks and ring.head > begin:
+        # Drained once, gone from the segments since, and overwritten in the ring: the reader will name the gap.
+        begin = survey.offset = ring.head
+        survey.lost_count = True
+        chunks = list(ring.committed(begin))
+    pieces: list[events.Piece] = []
+    try:
+        for chunk in chunks:
+            pieces += events.pieces(chunk, PIECE_BYTES)
+    except (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException) as error:
+        kept = f"{ring.path}.damaged"
+        files.fs.link(str(ring.path), kept)
+        log.error("ring is damaged stream=%s offset=%d kept=%s error=%r", ring.stream.hex(), begin, kept, str(error))
+    return pieces
+
+
+def _write(place: Place, survey: Survey, rest: list[events.Piece], ring: RingView | None, *, unknown: bool) -> int:
+    """Write the rest, what was dropped, and the epitaph into a segment of its own, seal and sync it."""
+    definitions = list(survey.definitions.values())
+    files.fs.make_folder(str(place.folder / layout.STAGING))
+    packed = msgpack.packb(survey.identity, unicode_errors="surrogateescape")
+    writer = SegmentWriter(str(place.folder), place.stream, packed, definitions, survey.offset, *survey.counts)
+    try:
+        for piece in rest:
+            survey.learn(piece.data, new=True)
+            writer.append(piece)
+        if rest or not survey.has_epitaph:
+            # One frame: either both or neither, so that nothing ever stands behind an epitaph.
+            writer.append(_last_words(survey, ring.drops if ring else {}, unknown=unknown))
+        writer.seal()
+        writer.sync()
+        files.fs.sync_folder(str(place.folder))
+        return writer.offset
+    finally:
+        writer.close()
+
+
+def _last_words(survey: Survey, drops: dict[str, tuple[int, int]], *, unknown: bool) -> events.Piece:
+    """The dropped counts of every run (totals: repeating them is harmless), then the epitaph."""
+    said = list(_gaps(survey, drops))
+    status, reason = _cause(survey, unknown=unknown)
+    said.append(events.pack(events.EPITAPH, survey.last_time or survey.identity.get("wall", 0), status, reason))
+    return events.Piece(b"".join(said), len(said), 0, [], [])
+
+
+def _gaps(survey: Survey, drops: dict[str, tuple[int, int]]) -> Iterable[bytes]:
+    dictionary = Dictionary()
+    with contextlib.suppress(ValueError, TypeError, LookupError):
+        dictionary.learn(b"".join(survey.definitions.values()))
+    numbers = {run.run_id: number for number, run in dictionary.runs.items()}
+    for run_id, (points, dropped_events) in drops.items():
+        if run_id in numbers and (points or dropped_events):
+            yield events.pack(events.GAP, numbers[run_id], survey.last_time, points, dropped_events)
+
+
+def _cause(survey: Survey, *, unknown: bool) -> tuple[int, str]:
+    identity = survey.identity
+    program = os.path.basename(str(identity.get("program") or "")) or "unknown program"
+    process = f"process {identity.get('pid')} ({program}) on host {identity.get('host')}"
+    if unknown and identity.get("boot") != boot_id():
+        return events.KILLED, f"{process} was running when the host stopped; what had not reached the disk {UNKNOWN}"
+    if unknown:
+        return events.KILLED, f"{process} is gone and its ring with it; what it held last {UNKNOWN}"
+    if survey.in_order and not survey.open_runs:
+        return events.FINISHED, f"{process} ended in order"
+    return events.KILLED, f"{process} is gone without ending its runs"

@@ -1,0 +1,234 @@
+"""The heart: one stream's events into the stores, in order. `daemon`, `sync` and `replay` all run it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+from trainspool.errors import TrainspoolError
+from trainspool_agent.compact import Batch, EventFrame, RunRef, compact
+from trainspool_agent.drain import leaves_unknown_tail
+from trainspool_agent.store.errors import StoreRefused
+from trainspool_agent.store.writer import FileStore
+from trainspool_agent.tail import Stream, tail
+
+RETRY_FIRST_S, RETRY_LAST_S = 0.5, 15.0
+STORES_MAX = 64
+
+log = logging.getLogger("trainspool.agent")
+
+
+async def follow(stream: Stream, stores: Stores) -> None:
+    """Carry one stream's events into their stores, in order, until it has ended."""
+    async for items in tail(stream):
+        frames = stream.learn(items)
+        batch = await _apply(frames, stream, stores)
+        if batch is None:
+            return
+        # The store first: dying here replays a batch, which recovery absorbs. The other order loses one.
+        stream.advance(batch)
+        stores.note(batch, stream.note_lag(frames))
+    stream.ended = stream.dead and not stream.closing
+
+
+async def _apply(frames: list[EventFrame], stream: Stream, stores: Stores) -> Batch | None:
+    """Apply *frames*, again and again until every run has them; None if the stream is told to close meanwhile."""
+    pause_s = RETRY_FIRST_S
+    while True:
+        batch = compact(frames, stream.dictionary, stream.name, lambda run: stores.position(run, stream.name))
+        error = await stores.apply(batch, stream)
+        if error is None:
+            stream.facts.release()
+            return batch
+        stream.facts.hold(error)
+        await _pause(stream, pause_s)
+        if stream.closing:
+            return None
+        pause_s = min(2 * pause_s, RETRY_LAST_S)
+
+
+async def carry(stream: Stream, stores: Stores) -> None:
+    """Follow *stream* to its end; whatever goes wrong is said and tried again, and never meets another stream."""
+    pause_s = RETRY_FIRST_S
+    while not stream.closing and not stream.ended:
+        reached = stream.cursor.offset
+        try:
+            stream.begin(lambda run: stores.position(run, stream.name))
+            await follow(stream, stores)
+        except (OSError, TrainspoolError) as error:
+            _held(stream, error)
+        except Exception as error:  # noqa: BLE001  the task's boundary: one stream's bug must not stop the others
+            _held(stream, error, bug=True)
+        else:
+            continue
+        pause_s = RETRY_FIRST_S if stream.cursor.offset > reached else min(2 * pause_s, RETRY_LAST_S)
+        await _pause(stream, pause_s)
+    stream.reader.close()
+
+
+def _held(stream: Stream, error: Exception, *, bug: bool = False) -> None:
+    stream.facts.hold(error)
+    fields = stream.name, stream.reader.path.name, stream.cursor.offset, str(error)
+    log.error("held stream=%s segment=%s offset=%d error=%r", *fields, exc_info=error if bug else None)
+
+
+async def _pause(stream: Stream, seconds: float) -> None:
+    """Wait, but not for longer than the stream is open."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while not stream.closing and (left := until - loop.time()) > 0:
+        stream.wake.clear()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stream.wake.wait(), left)
+
+
+class Stores:
+    """The stores of one agent, one per root, shared by all its streams.
+
+    Args:
+        boot_id: of this boot: what earlier boots wrote without syncing does not count.
+        elsewhere: where runs go whose recorded store can be neither seen nor made; None: they are refused.
+    """
+
+    def __init__(self, boot_id: str, elsewhere: Path | None = None) -> None:
+        self._boot_id, self._elsewhere = boot_id, elsewhere
+        self._open: dict[Path, FileStore] = {}
+        self._complained: set[tuple[str, str]] = set()
+
+    def at(self, recorded: str) -> FileStore:
+        """Return the store at the recorded place, opened if it is not.
+
+        Raises:
+            StoreRefused: it can be neither seen nor made here.
+            OSError: the disk.
+        """
+        root = find_root(recorded, self._elsewhere)
+        store = self._open.get(root)
+        if store is None:
+            if len(self._open) >= STORES_MAX:
+                self._open.pop(next(iter(self._open))).close()
+            store = self._open[root] = FileStore(root, boot_id=self._boot_id)
+        return store
+
+    def position(self, run: RunRef, stream: str) -> int:
+        """The stream offset up to which the run's store has its events; 0 where the store cannot say (yet)."""
+        try:
+            return self.at(run.store).position(run, stream)
+        except (OSError, TrainspoolError):
+            return 0
+
+    async def apply(self, batch: Batch, stream: Stream) -> Exception | None:
+        """Apply *batch*, each run for itself; return the first failure: then it is to be tried again."""
+        self._note_damages(stream)
+        failed: Exception | None = None
+        for change in batch.experiments:
+            try:
+                await self.at(change.store).apply_experiment(change)
+            except (OSError, TrainspoolError) as error:
+                failed = failed or self._complain(change.name or change.experiment_id or "", stream, error)
+        for run, changes in batch.runs.items():
+            try:
+                staging = stream.folder / "staging"
+                await self.at(run.store).apply(run, changes, batch.stream, batch.end, staging)
+            except (OSError, TrainspoolError) as error:
+                failed = failed or self._complain(run.run_id, stream, error)
+        if failed is None:
+            self._advance_others(batch, stream)
+        return failed
+
+    def _advance_others(self, batch: Batch, stream: Stream) -> None:
+        """Open runs without a part in *batch* have come as far: else a restart would go back to their last event."""
+        for run in stream.cursor.runs:
+            if run not in batch.runs and batch.end > batch.begin:
+                with contextlib.suppress(OSError, TrainspoolError):
+                    self.at(run.store).advance(run, stream.name, batch.end)
+
+    def note(self, batch: Batch, lag_ms: int | None) -> None:
+        """Enter into the runs' accounts what only the follower knows: how late they are, that a tail is missing."""
+        unknown = batch.epitaph is not None and leaves_unknown_tail(batch.epitaph.reason)
+        for run, changes in batch.runs.items():
+            with contextlib.suppress(OSError, TrainspoolError):
+                if lag_ms is not None:
+                    self.at(run.store).note_lag(run, lag_ms)
+                if unknown and changes.epitaph is not None:
+                    self.at(run.store).note_unknown_tail(run)
+
+    def _note_damages(self, stream: Stream) -> None:
+        """A damaged frame does not say whose it was: every run the stream has open may miss that much."""
+        for damage in stream.damages:
+            for run in set(stream.dictionary.runs.values()) if damage.end > damage.begin else set():
+                with contextlib.suppress(OSError, TrainspoolError):
+                    store = self.at(run.store)
+                    if store.position(run, stream.name) <= damage.begin or not damage.exact:
+                        store.note_damage(run, damage.points, damage.events)
+        stream.damages.clear()
+
+    def _complain(self, what: str, stream: Stream, error: Exception) -> Exception:
+        text = str(error)
+        if (stream.name, text) not in self._complained:
+            self._complained.add((stream.name, text))
+            offset = stream.cursor.offset
+            log.error("not stored run=%s stream=%s offset=%d error=%r", what, stream.name, offset, text)
+        return error
+
+    def is_settled(self, run: RunRef, stream: str) -> bool:
+        try:
+            return self.at(run.store).is_settled(run, stream)
+        except (OSError, TrainspoolError):
+            return False
+
+    def checkpoint(self, *, force: bool = False) -> None:
+        """Write the applied checkpoints that are due. Raises OSError: of one store, the others are written."""
+        failed: OSError | None = None
+        for store in self._open.values():
+            try:
+                store.checkpoint(force=force)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+    async def make_durable(self, *, everything: bool = False) -> None:
+        """Write the durable checkpoints that are due. Raises OSError: of one store, the others are written."""
+        failed: OSError | None = None
+        for store in list(self._open.values()):
+            try:
+                await store.make_durable(all=everything)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def close(self) -> None:
+        for store in self._open.values():
+            store.close()
+        self._open.clear()
+
+
+def find_root(recorded: str, elsewhere: Path | None) -> Path:
+    """Return the folder of a recorded store: itself if it can be seen or made here, else *elsewhere*.
+
+    Raises:
+        StoreRefused: neither.
+    """
+    path = Path(recorded.removeprefix("file://"))
+    if "://" in recorded and not recorded.startswith("file:///"):
+        what, path = "trainspool writes file stores, this is an address", Path(recorded)
+    elif not path.is_absolute():
+        what = "the recorded store is no absolute path"
+    elif os.path.isdir(path) or _can_be_made(path):
+        return path
+    else:
+        what = "the recorded store can be neither seen nor made by this agent"
+    if elsewhere is not None:
+        return elsewhere
+    raise StoreRefused(what, path, "start the agent with --store DIR (TRAINSPOOL_STORE), or make that folder")
+
+
+def _can_be_made(path: Path) -> bool:
+    """Whether some folder above it, other than the root, is there and ours to write."""
+    above = next(folder for folder in path.parents if folder.exists())
+    return above != above.parent and above.is_dir() and os.access(above, os.W_OK)

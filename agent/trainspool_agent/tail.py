@@ -1,0 +1,277 @@
+"""Wake-ups become new events, in order, from an offset."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from trainspool.errors import SpoolError
+from trainspool.spool import events, layout
+from trainspool.spool.reader import Damage, Frame, Item, Opened, StreamReader
+from trainspool.spool.ringfile import RingView, read_ring
+from trainspool_agent import cursor as cursors
+from trainspool_agent import discover
+from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef
+from trainspool_agent.discover import Place
+from trainspool_agent.drain import Drained, drain, leaves_unknown_tail
+from trainspool_agent.health import StreamFacts
+from trainspool_agent.liveness import Life, Liveness
+
+TURN_BYTES = 128 << 10  # what one turn carries: under 20 ms of compaction and store
+CURSOR_INTERVAL_S = 1.0
+
+log = logging.getLogger("trainspool.agent")
+
+
+class Stream:
+    """One stream being carried: its place, how far, who writes it. Belongs to the agent's loop."""
+
+    def __init__(self, place: Place, ring_folder: Path | None, boot: str) -> None:
+        self.place, self.folder, self.name = place, place.folder, place.name
+        self.boot = boot
+        self.cursor = cursors.load(self.folder)
+        self.facts = StreamFacts(place.name, str(place.spool), place.host)
+        self.facts.damaged_events, self.facts.damaged_points = self.cursor.damaged_events, self.cursor.damaged_points
+        self.dictionary = Dictionary()
+        self.identity: dict[str, Any] | None = None
+        self.wake = asyncio.Event()
+        self.closing = self.waiting = self.drained = self.ended = False
+        self.damages: list[Damage] = []
+        self._counted_to = self.cursor.offset  # damage before it is counted already
+        self._ring_folder = ring_folder
+        self._ring: RingView | None = None
+        self._saved_at, self._unsaved = 0.0, False
+        self.liveness = Liveness(self.folder, self.find_identity, lambda: self.reader.in_order)
+        self.reader = self._reader(self.cursor.offset)
+
+    def _reader(self, offset: int) -> StreamReader:
+        return StreamReader(self.folder, self.place.stream, offset, writer_alive=lambda: not self.drained)
+
+    def begin(self, position: Callable[[RunRef], int]) -> None:
+        """Start, or start again, where the run that is furthest behind needs it."""
+        behind = (max(first, position(run)) for run, first in self.cursor.runs.items())
+        self.reader.close()
+        self.reader = self._reader(min([self.cursor.offset, *behind]))
+        self.dictionary = Dictionary()
+        self.damages.clear()
+
+    @property
+    def dead(self) -> bool:
+        return self.liveness.life is Life.DEAD
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether nothing is left to do now: ended, at the end of what a living writer wrote, or held by an error."""
+        return self.ended or self.facts.error is not None or (self.waiting and not self.dead and not self.wake.is_set())
+
+    # -- who writes it
+
+    def find_identity(self) -> dict[str, Any] | None:
+        """Return the identity, from a segment or the ring; None while neither has one."""
+        if self.identity is None:
+            with contextlib.suppress(OSError):
+                self.identity = discover.read_identity(self.folder)
+        if self.identity is None and (ring := self._open_ring()) is not None:
+            self.identity = ring.identity
+        if self.identity is not None and self.facts.pid is None:
+            pid, rank = self.identity.get("pid"), self.identity.get("rank")
+            self.facts.pid, self.facts.rank = pid, rank
+            self.facts.program = str(self.identity.get("program") or "")
+        return self.identity
+
+    def probe(self) -> Life:
+        """Look whether the writer lives; its death wakes the stream."""
+        before = self.liveness.life
+        life = self.liveness.probe()
+        if life is not before:
+            self.facts.life = life.value
+            self.wake.set()
+        return life
+
+    async def drain(self) -> Drained:
+        """Bring the dead writer's stream to its end.
+
+        Raises:
+            OSError: nothing is lost; call again.
+        """
+        self._close_ring()
+        done = await asyncio.to_thread(drain, self.place, self.find_identity() or {}, list(self._ring_paths()))
+        self.drained = True
+        log.info("drained stream=%s offset=%d unknown_tail=%s", self.name, done.end, done.unknown_tail)
+        return done
+
+    # -- how far it is
+
+    def learn(self, items: list[Item]) -> list[EventFrame]:
+        """Take meanings and damage out of *items*; return the frames that are left."""
+        frames: list[EventFrame] = []
+        for item in items:
+            if isinstance(item, Frame):
+                self._learn(item.definitions)
+                frames.append(EventFrame(item.offset, item.end, item.events))
+            elif isinstance(item, Opened):
+                self.identity = item.identity or self.identity
+                self._learn(item.dictionary)
+            else:
+                self._note(item)
+        return frames
+
+    def _learn(self, definitions: bytes) -> None:
+        if definitions:
+            try:
+                self.dictionary.learn(definitions)
+            except (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException) as error:
+                self.facts.malformed += 1
+                self.facts.malformed_sample = self.facts.malformed_sample or str(error)[:160]
+
+    def _note(self, damage: Damage) -> None:
+        log.error("damage stream=%s segment=%s offset=%d: %s", self.name, damage.path.name, damage.begin, damage)
+        self.damages.append(damage)
+        if damage.end > self._counted_to:
+            self.cursor.damaged_events += damage.events
+            self.cursor.damaged_points += damage.points
+            self.facts.damaged_events, self.facts.damaged_points = (
+                self.cursor.damaged_events,
+                self.cursor.damaged_points,
+            )
+            self._counted_to = damage.end
+
+    def advance(self, batch: Batch) -> None:
+        """Everything before the end of *batch* is in the store: say so to the writer and to our next start."""
+        facts, cursor = self.facts, self.cursor
+        for run in batch.runs:
+            cursor.runs.setdefault(run, batch.begin)
+        cursor.offset = max(cursor.offset, batch.end)
+        facts.stored, facts.written = cursor.offset, max(facts.written, self.reader.offset)
+        facts.events += batch.events
+        facts.points += sum(changes.point_count for changes in batch.runs.values())
+        facts.malformed += batch.malformed
+        facts.malformed_sample = facts.malformed_sample or batch.malformed_sample
+        for kind, count in batch.unknown_kinds.items():
+            facts.unknown_kinds[kind] = facts.unknown_kinds.get(kind, 0) + count
+        facts.open_runs = sorted({run.run_id for run in cursor.runs})
+        if batch.epitaph is not None:
+            facts.unknown_tail = cursor.unknown_tail = leaves_unknown_tail(batch.epitaph.reason)
+        self._unsaved = True
+        if not self._tell_ring(cursor.offset):
+            self.save_cursor(force=True)  # a writer without a ring file learns it from the cursor
+
+    def note_lag(self, frames: list[EventFrame]) -> int | None:
+        """Return the age in ms, once stored, of the oldest point of *frames*; only a living writer's means anything."""
+        if self.dead or not frames:
+            return None
+        first = _first_time(frames[0].events)
+        if first is None:
+            return None
+        self.facts.lag_ms = max(0, (time.time_ns() - first) // 1_000_000)
+        self.facts.worst_lag_ms = max(self.facts.worst_lag_ms, self.facts.lag_ms)
+        return self.facts.lag_ms
+
+    def save_cursor(self, *, force: bool = False, sync: bool = False) -> None:
+        """Write the cursor if it changed and a second has passed. Raises OSError: it stays as it was."""
+        now = time.monotonic()
+        if not self._unsaved and not sync:
+            return
+        if force or sync or now - self._saved_at >= CURSOR_INTERVAL_S:
+            self.cursor.boot, self._saved_at = self.boot, now
+            cursors.save(self.folder, self.cursor, sync=sync)
+            self._unsaved = False
+
+    def settle(self, settled: Callable[[RunRef], bool]) -> bool:
+        """Forget the runs that are durable for good; whether that finishes the stream, which then is written down."""
+        for run in [run for run in self.cursor.runs if settled(run)]:
+            del self.cursor.runs[run]
+            self._unsaved = True
+        self.facts.open_runs = sorted({run.run_id for run in self.cursor.runs})
+        if self.ended and not self.cursor.runs:
+            self.cursor.finished = True
+            self.save_cursor(sync=True)
+        return self.cursor.finished
+
+    def look_at_ring(self) -> None:
+        """Refresh what the ring says: how much is written, what was dropped; and find a ring made anew."""
+        self._close_ring()
+        ring = None if self.dead else self._open_ring()
+        if ring is not None:
+            with contextlib.suppress(OSError):
+                self.facts.written = max(self.facts.stored, ring.end)
+                self.facts.dropped = {run: list(counts) for run, counts in ring.drops.items()}
+
+    def close(self) -> None:
+        self.reader.close()
+        self.liveness.close()
+        self._close_ring()
+
+    # -- its ring
+
+    def _ring_paths(self) -> Iterator[Path]:
+        name = f"{self.name}{layout.RING_SUFFIX}"
+        if self._ring_folder is not None:
+            yield self._ring_folder / name
+        recorded = (self.identity or {}).get("ring")
+        if isinstance(recorded, str) and recorded.endswith(f"/{name}"):
+            yield Path(recorded)
+
+    def _open_ring(self) -> RingView | None:
+        if self._ring is None:
+            for path in self._ring_paths():
+                with contextlib.suppress(OSError, SpoolError, ValueError, msgpack.exceptions.UnpackException):
+                    view = read_ring(path, writable=True)
+                    if view.stream == self.place.stream:
+                        self._ring = view
+                        break
+                    view.close()
+        return self._ring
+
+    def _tell_ring(self, offset: int) -> bool:
+        ring = None if self.dead else self._open_ring()
+        if ring is None:
+            return self.dead
+        try:
+            ring.store_reached(offset)
+        except OSError:
+            return False
+        return True
+
+    def _close_ring(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+
+
+async def tail(stream: Stream) -> AsyncIterator[list[Item]]:
+    """Yield what is new, a turn's worth at a time, until the stream has ended or is closing.
+
+    Raises:
+        SpoolError, OSError: the stream cannot be read on; begin again later.
+    """
+    while not stream.closing:
+        stream.wake.clear()
+        items = stream.reader.read(TURN_BYTES)
+        if items:
+            yield items
+            await asyncio.sleep(0)  # the other streams' turn
+        elif stream.dead and not stream.drained:
+            await stream.drain()
+        elif stream.dead and stream.reader.ended:
+            return
+        else:
+            stream.waiting = True
+            await stream.wake.wait()
+            stream.waiting = False
+
+
+def _first_time(data: bytes) -> int | None:
+    """The time of the first point in *data*, None if something else than definitions stands before it."""
+    with contextlib.suppress(ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException):
+        for event in events.decode(data):
+            if event[0] not in events.DEFINITIONS:
+                return event[3] if event[0] <= events.POINTS and type(event[3]) is int else None
+    return None
