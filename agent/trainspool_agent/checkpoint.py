@@ -1,0 +1,102 @@
+"""Position and effect as one fact: what of which stream is in a run's files, and how long these were then.
+
+Two files in the run's folder. *applied*: written about once a second, not synced, so it counts in the same boot only.
+*durable*: written after every file it names was synced, so it always counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from typing import Any
+
+import msgpack
+
+from trainspool_agent.store.layout import APPLIED, DURABLE
+from trainspool_agent.store.limits import CHECKPOINT_BYTES_MAX
+
+_MAGIC = b"TSCHK1\n"
+VERSION = 1
+
+
+def encode(state: dict[str, Any]) -> bytes:
+    """Return *state* (with ``boot`` and ``serial``) as the bytes of a checkpoint file."""
+    body: bytes = msgpack.packb(state, unicode_errors="surrogateescape")
+    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def decode(data: bytes) -> dict[str, Any] | None:
+    """Return what *encode* was given, or None if these bytes are not whole or of another version."""
+    head = len(_MAGIC) + 4
+    body = data[head:]
+    if data[: len(_MAGIC)] != _MAGIC or zlib.crc32(body).to_bytes(4, "little") != data[len(_MAGIC) : head]:
+        return None
+    try:
+        state = msgpack.unpackb(body, strict_map_key=False, use_list=True, unicode_errors="surrogateescape")
+    except ValueError:
+        return None
+    return state if isinstance(state, dict) and state.get("version") == VERSION else None
+
+
+def load(folder: str, boot_id: str) -> dict[str, Any] | None:
+    """Return the newest checkpoint in a run's *folder* that counts in this boot; None if there is none."""
+    applied = _read(f"{folder}/{APPLIED}")
+    if applied is not None and applied.get("boot") != boot_id:
+        applied = None  # after a reboot nobody knows which of the writes it speaks of reached the disk
+    durable = _read(f"{folder}/{DURABLE}")
+    return max(
+        (state for state in (applied, durable) if state is not None), key=lambda state: state["serial"], default=None
+    )
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(CHECKPOINT_BYTES_MAX)
+    except OSError:
+        return None
+    return decode(data)
+
+
+def write_applied(folder: str, data: bytes) -> None:
+    """Replace the applied checkpoint; a reader, and a start after a crash, finds the old one or the new one."""
+    _replace(f"{folder}/{APPLIED}", data, sync=False)
+
+
+def write_durable(folder: str, data: bytes) -> None:
+    """Replace the durable checkpoint and return once it is on the device. May block for long: run it in a thread."""
+    _replace(f"{folder}/{DURABLE}", data, sync=True)
+    sync_path(folder)
+
+
+def _replace(path: str, data: bytes, *, sync: bool) -> None:
+    # Plain files in a run's folder are no data to MLflow, so the temporary may stand beside its target.
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def sync_path(path: str) -> None:
+    """fsync a file or folder; one that is gone needs none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

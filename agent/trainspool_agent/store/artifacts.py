@@ -1,0 +1,110 @@
+"""Move artifact files into place: by hard link where possible, else by copy; never out of the run's folder.
+
+Source: mlflow-store.md 1.8, 6.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from trainspool.spool.layout import is_safe_name
+from trainspool_agent.store.changes import Artifact
+from trainspool_agent.store.errors import Refused
+from trainspool_agent.store.files import temporary_in
+from trainspool_agent.store.layout import ARTIFACTS, artifact_parts
+from trainspool_agent.store.limits import COPY_BYTES, STAGED_TAG_BYTES_MAX
+
+_NO_LINK = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES))
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def place(artifact: Artifact, run_folder: str, staging: str, work: str) -> None:
+    """Publish one staged file as ``artifacts/<path>``, atomically replacing what stands there. May take long.
+
+    Raises:
+        Refused: the path or the staged file is not to be trusted or is missing.
+        OSError: the store could not take it; nothing of it is visible.
+    """
+    *folders, name = artifact_parts(artifact.path)
+    source = _open_staged(artifact.staged, staging)
+    temporary = temporary_in(work)
+    try:
+        _link_or_copy(source, f"{staging}/{artifact.staged}", temporary)
+        if artifact.mode:
+            os.chmod(temporary, (artifact.mode & 0o777) | 0o600)
+        target = _open_folder(run_folder, (ARTIFACTS, *folders))
+        try:
+            os.rename(temporary, name, dst_dir_fd=target)
+        finally:
+            os.close(target)
+    except (NotADirectoryError, IsADirectoryError) as error:
+        raise Refused(f"artifact {artifact.path!r:.200}: a file stands where a folder is needed, or a link") from error
+    finally:
+        os.close(source)
+        with contextlib.suppress(FileNotFoundError):  # also when both names are one file: then rename does nothing
+            os.unlink(temporary)
+
+
+def read_staged_text(name: str, staging: str) -> str:
+    """Return a staged tag's value.
+
+    Raises:
+        Refused: missing, too large or no regular file.
+    """
+    fd = _open_staged(name, staging)
+    with open(fd, "rb") as file:
+        data = file.read(STAGED_TAG_BYTES_MAX + 1)
+    if len(data) > STAGED_TAG_BYTES_MAX:
+        raise Refused(f"staged tag {name} is larger than {STAGED_TAG_BYTES_MAX} bytes")
+    return data.decode("utf-8", "replace")
+
+
+def _open_staged(name: str, staging: str) -> int:
+    if not is_safe_name(name):
+        raise Refused(f"staged file {name!r:.100} has a name that may not be opened")
+    try:
+        fd = os.open(f"{staging}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            raise Refused(f"staged file {name} is missing from {staging} ({error.strerror})") from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Refused(f"staged file {name} in {staging} is no regular file")
+    return fd
+
+
+def _link_or_copy(source: int, path: str, temporary: str) -> None:
+    try:
+        os.link(path, temporary, follow_symlinks=False)
+        if os.path.samestat(os.lstat(temporary), os.fstat(source)):
+            return
+        os.unlink(temporary)  # exchanged under us: what was checked is what is copied
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+    target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with open(source, "rb", closefd=False) as reader, open(target, "wb") as writer:
+        while chunk := reader.read(COPY_BYTES):
+            writer.write(chunk)
+
+
+def _open_folder(base: str, folders: tuple[str, ...]) -> int:
+    """Open a folder below *base*, made if need be, no link followed on the way."""
+    fd = os.open(base, _FOLDER)
+    for folder in folders:
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, dir_fd=fd)
+            below = os.open(folder, _FOLDER, dir_fd=fd)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotADirectoryError(errno.ENOTDIR, "a link", folder) from error
+            raise
+        finally:
+            os.close(fd)
+        fd = below
+    return fd

@@ -1,0 +1,110 @@
+"""What a batch asks of a store: plain values, the interface that other stores will share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Point = tuple[int, int, float]  # ms, step, value
+
+
+class Text(NamedTuple):
+    """A param or tag as logged; *value* None deletes a tag. *offset* ends the event in its stream."""
+
+    key: str
+    value: str | None
+    time: int
+    offset: int
+
+
+class Start(NamedTuple):
+    """An owner's ``start_run``; *time* in ns."""
+
+    time: int
+    offset: int
+    name: str | None
+    user: str | None
+    tags: dict[str, str]
+    resume: bool
+
+
+class End(NamedTuple):
+    """How a session ended: *status* is MLflow's number, *time* in ns."""
+
+    time: int
+    offset: int
+    status: int
+    reason: str | None
+
+
+class Artifact(NamedTuple):
+    """A staged file and where it belongs below the run's artifacts."""
+
+    path: str
+    staged: str
+    size: int
+    mode: int
+    time: int
+    offset: int
+
+
+class StagedTag(NamedTuple):
+    """A tag whose value is the UTF-8 text of a staged file."""
+
+    key: str
+    staged: str
+    time: int
+    offset: int
+
+
+class Gap(NamedTuple):
+    """What a stream dropped for a run, totals since the stream's birth."""
+
+    points: int
+    events: int
+
+
+@dataclass(slots=True, repr=False)  # asyncio shows what it carries: a repr of all points takes seconds
+class RunChanges:
+    """One run's part of a batch, each list in the stream's order."""
+
+    points: dict[str, list[Point]] = field(default_factory=dict)
+    params: list[Text] = field(default_factory=list)
+    tags: list[Text] = field(default_factory=list)
+    staged_tags: list[StagedTag] = field(default_factory=list)
+    starts: list[Start] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
+    epitaph: End | None = None
+    artifacts: list[Artifact] = field(default_factory=list)
+    gap: Gap | None = None
+    other_events: int = 0  # that carry no points
+
+    @property
+    def point_count(self) -> int:
+        return sum(map(len, self.points.values()))
+
+    @property
+    def newest_ms(self) -> int:
+        """The time of the latest point logged, 0 without points."""
+        return max((points[-1][0] for points in self.points.values() if points), default=0)
+
+    @property
+    def first_ms(self) -> int | None:
+        """A time at which the run was alive: the start of a run whose start event is not here."""
+        if self.starts:
+            return min(start.time for start in self.starts) // 1_000_000
+        times = [points[0][0] for points in self.points.values() if points]
+        for events in (self.params, self.tags, self.artifacts):
+            times += [event.time // 1_000_000 for event in events[:1]]
+        return min(times, default=None)
+
+
+class ExperimentChange(NamedTuple):
+    """An experiment to exist, with these tags; *time* in ns."""
+
+    time: int
+    offset: int
+    store: str
+    experiment_id: str | None
+    name: str | None
+    tags: dict[str, str | None]

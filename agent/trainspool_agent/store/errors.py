@@ -1,0 +1,22 @@
+"""What a store refuses, and how it says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainspool.errors import TrainspoolError
+
+
+class StoreRefused(TrainspoolError):
+    """Nothing can be kept under this root; the message names what to change. The spool keeps every event."""
+
+    def __init__(self, what: str, path: Path | str, next_step: str, kept: str = "every event, in the spool") -> None:
+        super().__init__(what, path, next_step, kept)  # positional, so it crosses processes by pickle
+        self.what, self.path, self.next_step, self.kept = what, path, next_step, kept
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.path}. Kept: {self.kept}. Next: {self.next_step}."
+
+
+class Refused(TrainspoolError):
+    """One event asks for something the store must not do; it is counted and noted on its run, the rest goes on."""

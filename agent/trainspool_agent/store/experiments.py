@@ -1,0 +1,171 @@
+"""The experiments of a store: found by name or id, made when needed, and where in them a run lies.
+
+Source: mlflow-store.md 1.1, 1.10; design.md 2.5.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, NamedTuple
+
+from trainspool.spool.experiments import DEFAULT_ID, DEFAULT_NAME, experiment_id_for
+from trainspool_agent import checkpoint
+from trainspool_agent.store import meta
+from trainspool_agent.store.changes import ExperimentChange
+from trainspool_agent.store.errors import StoreRefused
+from trainspool_agent.store.files import publish, remove
+from trainspool_agent.store.layout import META, MODELS, TAGS, TRASH, WORK, file_of_key, file_text, is_experiment_id
+from trainspool_agent.store.limits import EXPERIMENT_NAME_CHARACTERS_MAX, EXPERIMENT_TAGS_MAX
+
+_KIND_TAG = "mlflow.experimentKind"
+_KIND = "custom_model_development"
+
+
+class Experiment(NamedTuple):
+    """An experiment's folder; *deleted* ones lie in the trash, where their runs still get their data."""
+
+    experiment_id: str
+    folder: str
+    deleted: bool
+
+    @property
+    def work(self) -> str:
+        return f"{self.folder}/{WORK}"
+
+
+class Experiments:
+    """One root directory's experiments; remembers what it read until a folder changes."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._metas: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {}
+        self._seen: tuple[int, int] | None = None
+        self._by_name: dict[str, Experiment] = {}
+        self._by_id: dict[str, Experiment] = {}
+
+    def prepare(self) -> None:
+        """Make the root complete, so that readers without write permission can open it.
+
+        Raises:
+            StoreRefused: it cannot be made, or MLflow could not read it there.
+        """
+        if "artifacts" in self.root.split("/"):
+            raise StoreRefused(
+                "MLflow cannot read a store below a folder called artifacts",
+                self.root,
+                "choose another place with TRAINSPOOL_STORE or --store",
+            )
+        try:
+            for name in ("", TRASH, MODELS):
+                os.makedirs(f"{self.root}/{name}", exist_ok=True)
+            if not os.path.exists(f"{self.root}/{DEFAULT_ID}/{META}"):
+                self._create(DEFAULT_ID, DEFAULT_NAME)
+        except OSError as error:
+            raise StoreRefused(
+                f"the store cannot be made ({error.strerror})",
+                self.root,
+                "make it and give yourself write permission, or choose another with TRAINSPOOL_STORE or --store",
+            ) from error
+
+    def ensure(self, experiment_id: str | None, name: str | None) -> Experiment:
+        """Return the experiment, made if it is not there.
+
+        An id that is there wins over the name; a name that is there keeps its id. An id that MLflow's tools would
+        pass over is not made: its runs go where the name says, else to Default.
+        """
+        self._refresh()
+        if experiment_id is not None and experiment_id in self._by_id:
+            return self._by_id[experiment_id]
+        if name is None and (experiment_id is None or not is_experiment_id(experiment_id)):
+            experiment_id, name = DEFAULT_ID, DEFAULT_NAME
+        name = (name or experiment_id or DEFAULT_NAME).encode("utf-8", "replace").decode()
+        known = self._by_name.get(name[:EXPERIMENT_NAME_CHARACTERS_MAX])
+        if known is not None:
+            return known
+        if experiment_id is None or not is_experiment_id(experiment_id):
+            experiment_id = experiment_id_for(name)
+        made = self._by_id.get(experiment_id) or self._create(experiment_id, name[:EXPERIMENT_NAME_CHARACTERS_MAX])
+        self._by_name[name], self._by_id[made.experiment_id] = made, made
+        return made
+
+    def find_run(self, run_id: str, likely: Experiment | None = None) -> Experiment | None:
+        """Return the experiment that holds a run; one run must not lie in two, so all are asked."""
+        if likely is not None and os.path.isdir(f"{likely.folder}/{run_id}"):
+            return likely
+        self._refresh()
+        for experiment in self._by_id.values():
+            if os.path.isdir(f"{experiment.folder}/{run_id}"):
+                return experiment
+        return None
+
+    def apply(self, change: ExperimentChange) -> None:
+        """Make the experiment and set its tags, the latest of each key."""
+        experiment = self.ensure(change.experiment_id, change.name)
+        if not change.tags:
+            return
+        state_path = f"{experiment.work}/tags"
+        winners = _tag_orders(state_path)
+        order = [change.time, change.offset]
+        for key, value in change.tags.items():
+            if winners.get(key, [0, 0]) > order or (key not in winners and len(winners) >= EXPERIMENT_TAGS_MAX):
+                continue
+            path = file_of_key(f"{experiment.folder}/{TAGS}", key)
+            if value is None:
+                remove(path)
+            else:
+                publish(path, file_text(value), experiment.work)
+            winners[key] = order
+        publish(state_path, checkpoint.encode({"version": checkpoint.VERSION, "tags": winners}), experiment.work)
+
+    def _create(self, experiment_id: str, name: str) -> Experiment:
+        """Build the folder, ``meta.yaml`` last: until then no reader takes it for an experiment."""
+        experiment = Experiment(experiment_id, f"{self.root}/{experiment_id}", deleted=False)
+        os.makedirs(experiment.work, exist_ok=True)
+        publish(f"{experiment.folder}/{TAGS}/{_KIND_TAG}", _KIND.encode(), experiment.work)
+        values = meta.experiment_meta(experiment_id, name, experiment.folder, time.time_ns() // 1_000_000)
+        publish(f"{experiment.folder}/{META}", meta.render(values), experiment.work, sync=True)
+        self._seen = None
+        return experiment
+
+    def _refresh(self) -> None:
+        seen = (os.stat(self.root).st_mtime_ns, os.stat(f"{self.root}/{TRASH}").st_mtime_ns)
+        if seen == self._seen:
+            return
+        self._by_id, found = {}, []
+        for parent in (self.root, f"{self.root}/{TRASH}"):
+            for name in sorted(os.listdir(parent)):
+                if name in (TRASH, MODELS):
+                    continue
+                values = self._meta_of(f"{parent}/{name}")
+                if values is not None and str(values.get("experiment_id")) == name:
+                    experiment = Experiment(name, f"{parent}/{name}", parent != self.root)
+                    self._by_id.setdefault(name, experiment)
+                    found.append((experiment, values))
+        # MLflow itself can make two experiments of one name: the one in use, then the older one counts.
+        found.sort(key=lambda one: (one[0].deleted, int(one[1].get("creation_time") or 0), one[0].experiment_id))
+        self._by_name = {}
+        for experiment, values in found:
+            self._by_name.setdefault(str(values.get("name")), experiment)
+        self._seen = seen
+
+    def _meta_of(self, folder: str) -> dict[str, Any] | None:
+        path = f"{folder}/{META}"
+        try:
+            status = os.stat(path)
+            stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
+            if path not in self._metas or self._metas[path][0] != stamp:
+                self._metas[path] = stamp, meta.read(path)
+        except (OSError, meta.UnreadableMeta):
+            self._metas.pop(path, None)
+            return None
+        return self._metas[path][1]
+
+
+def _tag_orders(path: str) -> dict[str, list[int]]:
+    try:
+        with open(path, "rb") as file:
+            state = checkpoint.decode(file.read())
+    except OSError:
+        return {}
+    return dict(state["tags"]) if state else {}

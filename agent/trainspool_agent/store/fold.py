@@ -1,0 +1,312 @@
+"""One metric file: append whole lines, and tell a point that is already there.
+
+A point is the same as another if ms, step and value are, with -0.0 = 0.0, ±inf = ±max float, all NaNs equal: one such
+pair aborts MLflow's migration. Exact, with bounded memory: a point behind the largest (ms, step) is new without a look;
+any other is looked for in the blocks of the file whose range holds its (ms, step).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from operator import lt
+from typing import NamedTuple
+
+from trainspool_agent.store.changes import Point
+from trainspool_agent.store.limits import BLOCK_BYTES, DECODED_BLOCKS_MAX, RECOVERY_POINTS_MAX
+
+Identity = tuple[int, int, "float | None"]
+Place = tuple[int, int]  # (ms, step)
+_LINE = re.compile(rb"^(-?\d+) (\S+) (-?\d+)$", re.MULTILINE)
+_BEFORE_ALL: Place = (-(1 << 80), 0)
+
+
+def identity(ms: int, step: int, value: float) -> Identity:
+    """Return what makes two points one: equal and hashed alike for the same point."""
+    if math.isnan(value):
+        return ms, step, None
+    if math.isinf(value):
+        value = math.copysign(sys.float_info.max, value)
+    return ms, step, value
+
+
+class Admitted(NamedTuple):
+    """What of some points goes into the file, and what became of all of them."""
+
+    text: str
+    new: Sequence[Point]
+    claimed: list[Identity]  # in the file already, written by us before a crash
+    folded: int
+    ordered: bool  # *new* rises, from behind all that is in the file
+
+
+class _Block:
+    """A stretch of whole lines and the range of their (ms, step)."""
+
+    __slots__ = ("begin", "end", "high", "low")
+
+    def __init__(self, begin: int, end: int, low: Place, high: Place) -> None:
+        self.begin, self.end, self.low, self.high = begin, end, low, high
+
+
+class DecodedBlocks:
+    """The decoded blocks looked into last, of all files of a store."""
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[_Block, tuple[int, set[Identity]]] = OrderedDict()
+
+    def get(self, fd: int, block: _Block) -> set[Identity]:
+        """Return the points in *block*; what was appended to it since the last look is all that is read."""
+        upto, points = self._blocks.pop(block, (block.begin, set()))
+        if upto < block.end:
+            points.update(identities(os.pread(fd, block.end - upto, upto)))
+        self._blocks[block] = block.end, points
+        while len(self._blocks) > DECODED_BLOCKS_MAX:
+            self._blocks.popitem(last=False)
+        return points
+
+
+def identities(data: bytes) -> Iterator[Identity]:
+    """Yield the points of whole lines; lines that no MLflow writes are passed over."""
+    lines = _LINE.findall(data)
+    if len(lines) != data.count(b"\n"):
+        yield from _odd_identities(data)
+        return
+    for ms, value, step in lines:
+        try:
+            yield identity(int(ms), int(step), float(value))
+        except ValueError:
+            continue
+
+
+def _odd_identities(data: bytes) -> Iterator[Identity]:
+    for line in data.split(b"\n"):
+        fields = line.split()
+        if len(fields) in (2, 3, 5):
+            try:
+                yield identity(int(fields[0]), int(fields[2]) if len(fields) > 2 else 0, float(fields[1]))
+            except ValueError:
+                continue
+
+
+class MetricFile:
+    """One key of one run. *length*, *top*: the whole lines known, and their largest (ms, step)."""
+
+    __slots__ = ("_blocks", "_claims", "_claims_at", "_claims_end", "_decoded", "_indexed", "_loaded", "fd", "length",
+                 "path", "top")  # fmt: skip
+
+    def __init__(self, path: str, decoded: DecodedBlocks, length: int = 0, top: Place = _BEFORE_ALL) -> None:
+        self.path, self.length, self.top, self.fd = path, length, top, -1
+        self._decoded = decoded
+        self._blocks: list[_Block] = []
+        self._indexed = 0  # how much of the file the blocks cover
+        self._loaded = False
+        self._claims: set[Identity] = set()  # lines past the checkpoint that no event has claimed yet
+        self._claims_at = self._claims_end = 0  # of these, what is still to be read
+
+    def open(self) -> bool:
+        """Open the file, learn what was appended by others or before a crash; False if it does not exist yet."""
+        try:
+            self.fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            self._forget()
+            self._loaded = True
+            return False
+        begin = self.length
+        self.learn_growth()
+        if not self._loaded and self.fd >= 0:
+            self._claims_at, self._claims_end, self._loaded = min(begin, self.length), self.length, True
+            self._load_claims(self.length)
+        return self.fd >= 0
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def learn_growth(self) -> None:
+        """Take note of lines that we did not just write: another writer's, or ours from before a crash."""
+        size = os.lseek(self.fd, 0, os.SEEK_END)
+        if size == self.length:
+            return
+        if size < self.length:  # someone cut or replaced it
+            self._forget()
+        size = self._mended(self.length, size)
+        if size == 0:
+            # An empty metric file makes the experiment unreadable, so it goes; the next point makes it anew.
+            os.unlink(self.path)
+            self.close()
+            self._forget()
+            return
+        for _, data in self._whole_lines(self.length, size):
+            self.top = max(self.top, max((point[:2] for point in identities(data)), default=_BEFORE_ALL))
+        self.length = size
+
+    def admit(self, points: Sequence[Point]) -> Admitted:
+        """Tell which of *points* are to be written. Writes nothing; what it claims, ``unclaim`` gives back."""
+        if points[0][:2] > self.top and all(map(lt, points, islice(points, 1, None))):
+            text = "".join([f"{ms} {value!r} {step}\n" for ms, step, value in points])
+            # Infinities sort apart from the largest floats but are the same point; nothing else slips by.
+            if "inf" not in text:
+                return Admitted(text, points, [], 0, True)
+        return self._admit_one_by_one(points)
+
+    def append(self, admitted: Admitted, work: str) -> None:
+        """Write the new lines at once; a new file is made in folder *work*, for an empty one is never to be seen.
+
+        Raises:
+            OSError: nothing was written.
+        """
+        data = admitted.text.encode("ascii")
+        if not data:
+            return
+        if self.fd < 0:
+            self._create(data, work)
+            begin = 0
+        else:
+            _write_whole(self.fd, data, self.length)
+            begin = os.lseek(self.fd, 0, os.SEEK_CUR) - len(data)
+        if begin != self.length:  # another writer came between
+            self.learn_growth()
+            return
+        self.length += len(data)
+        new = admitted.new
+        low, high = (new[0][:2], new[-1][:2]) if admitted.ordered else _range(point[:2] for point in new)
+        if self._indexed == begin and len(data) <= BLOCK_BYTES:
+            self._extend(begin, self.length, low, high)
+        self.top = max(self.top, high)
+
+    def unclaim(self, admitted: Admitted) -> None:
+        """The events of *admitted* will come again: what they put here, and found here, is to be claimed again."""
+        self._claims.update(admitted.claimed)
+        self._claims.update(identity(*point) for point in admitted.new)
+
+    def _admit_one_by_one(self, points: Sequence[Point]) -> Admitted:
+        candidates = [identity(*point) for point in points]
+        doubtful = {candidate for candidate in candidates if candidate[:2] <= self.top}
+        held = self._held(doubtful - self._claims) if doubtful else {}
+        seen: set[Identity] = set()
+        new: list[Point] = []
+        claimed: list[Identity] = []
+        for point, candidate in zip(points, candidates, strict=True):
+            if candidate in held and held[candidate] > self._claims_at:
+                self._load_claims(held[candidate], everything=True)
+            if candidate in self._claims:
+                self._claims.remove(candidate)
+                claimed.append(candidate)
+                seen.add(candidate)
+            elif candidate not in seen and candidate not in held:
+                seen.add(candidate)
+                new.append(point)
+        text = "".join([f"{ms} {value!r} {step}\n" for ms, step, value in new])
+        return Admitted(text, new, claimed, len(points) - len(new) - len(claimed), False)
+
+    def _held(self, doubtful: set[Identity]) -> dict[Identity, int]:
+        """Return which of *doubtful* the file holds, and where their block ends."""
+        held: dict[Identity, int] = {}
+        if self.fd < 0 or not doubtful:
+            return held
+        self._index()
+        places = sorted({candidate[:2] for candidate in doubtful})
+        for block in self._blocks:
+            at = bisect_left(places, block.low)
+            if at < len(places) and places[at] <= block.high:
+                for found in doubtful & self._decoded.get(self.fd, block):
+                    held.setdefault(found, block.end)
+        return held
+
+    def _index(self) -> None:
+        for begin, data in self._whole_lines(self._indexed, self.length):
+            low, high = _range(point[:2] for point in identities(data))
+            self._extend(begin, begin + len(data), low, high)
+
+    def _extend(self, begin: int, end: int, low: Place, high: Place) -> None:
+        last = self._blocks[-1] if self._blocks else None
+        if last is not None and end - last.begin <= BLOCK_BYTES:
+            last.end, last.low, last.high = end, min(last.low, low), max(last.high, high)
+        else:
+            self._blocks.append(_Block(begin, end, low, high))
+        self._indexed = end
+
+    def _load_claims(self, upto: int, *, everything: bool = False) -> None:
+        for begin, data in self._whole_lines(self._claims_at, self._claims_end):
+            if begin >= upto or (len(self._claims) >= RECOVERY_POINTS_MAX and not everything):
+                break
+            self._claims.update(identities(data))
+            self._claims_at = begin + len(data)
+
+    def _whole_lines(self, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield stretches of whole lines, about BLOCK_BYTES each, and where they begin."""
+        size = BLOCK_BYTES
+        while begin < end:
+            data = os.pread(self.fd, min(size, end - begin), begin)
+            cut = data.rfind(b"\n") + 1
+            if cut == 0 and len(data) == size and size < end - begin:
+                size *= 2  # an endless line: not ours, but to be got over
+                continue
+            if not data:
+                return
+            yield begin, data[: cut or len(data)]
+            begin += cut or len(data)
+            size = BLOCK_BYTES
+
+    def _mended(self, begin: int, end: int) -> int:
+        """Cut a torn last line, and lines of NULs that a power cut left behind *begin*; return the new end."""
+        tail = b""
+        at = end
+        while at > 0 and b"\n" not in tail:
+            at = max(at - BLOCK_BYTES, 0)
+            tail = os.pread(self.fd, end - at, at)
+        whole = at + tail.rfind(b"\n") + 1
+        if whole < end:
+            os.ftruncate(self.fd, whole)
+        for start, data in self._whole_lines(min(begin, whole), whole):
+            if b"\0" in data:
+                rest = os.pread(self.fd, whole - start, start)
+                kept = b"".join(line for line in rest.splitlines(keepends=True) if b"\0" not in line)
+                os.ftruncate(self.fd, start)
+                _write_whole(self.fd, kept, start)
+                return start + len(kept)
+        return whole
+
+    def _create(self, data: bytes, work: str) -> None:
+        folder = os.path.dirname(self.path)
+        temporary = f"{work}/{os.getpid()}.metric"
+        fd = os.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            _write_whole(fd, data, 0)
+            try:
+                os.rename(temporary, self.path)
+            except FileNotFoundError:
+                os.makedirs(folder, exist_ok=True)
+                os.rename(temporary, self.path)
+        except OSError:
+            os.close(fd)
+            raise
+        self.fd = fd
+
+    def _forget(self) -> None:
+        self.length, self.top, self._indexed = 0, _BEFORE_ALL, 0
+        self._blocks.clear()
+
+
+def _range(places: Iterable[Place]) -> tuple[Place, Place]:
+    """Return the smallest and largest place; of none, a range that holds nothing."""
+    known = list(places)
+    return (min(known), max(known)) if known else ((1 << 80, 0), _BEFORE_ALL)
+
+
+def _write_whole(fd: int, data: bytes, length: int) -> None:
+    """Append *data* with one write, or leave the file at *length*, as it was, and raise."""
+    if not data:
+        return
+    written = os.write(fd, data)
+    if written != len(data):  # the device is full: half a line would read as another number
+        os.ftruncate(fd, length)
+        raise OSError(28, os.strerror(28))

@@ -1,0 +1,43 @@
+"""Everything in compaction and store that can grow, and how far."""
+
+from __future__ import annotations
+
+# compact.py: one stream's dictionary
+DEFINITIONS_MAX = 1 << 20  # keys, key sets, runs, each
+ENDED_RUNS_REMEMBERED = 4096  # run definitions kept after the run's end in that stream
+
+# one run
+METRIC_KEYS_MAX = 100_000
+PARAMS_MAX = 50_000
+TAGS_MAX = 50_000
+PARAM_VERSIONS_MAX = 16
+PARAM_VALUE_CHARACTERS_MAX = 8000  # the SQL column; the SDK stops at MLflow's 6000
+STAGED_TAG_BYTES_MAX = 16 << 20
+RUN_NAME_CHARACTERS_MAX = 250
+USER_CHARACTERS_MAX = 256
+SESSIONS_MAX = 4096
+STREAMS_MAX = 16_384
+ARTIFACTS_REMEMBERED = 20_000  # whose event is latest, per path; older ones are published again if they come again
+PROBLEMS_MAX = 20
+PROBLEM_CHARACTERS_MAX = 400
+END_REASON_CHARACTERS_MAX = 2000
+
+# one key
+KEY_CHARACTERS_MAX = 250
+COMPONENT_BYTES_MAX = 255
+
+# one experiment
+EXPERIMENT_NAME_CHARACTERS_MAX = 500
+EXPERIMENT_TAGS_MAX = 10_000
+
+# one store
+OPEN_FILES_MAX = 256
+RUNS_IN_MEMORY_MAX = 512
+BLOCK_BYTES = 64 << 10  # of a metric file, one entry of its index
+DECODED_BLOCKS_MAX = 64
+RECOVERY_POINTS_MAX = 100_000  # of one file at once; the rest waits in the file
+CHECKPOINT_BYTES_MAX = 64 << 20
+COPY_BYTES = 1 << 20
+FSYNC_FILES_MAX = 16  # more than these at once are one syncfs
+CHECKPOINT_INTERVAL_S = 1.0
+DURABLE_INTERVAL_S = 60.0

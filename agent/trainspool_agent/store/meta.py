@@ -1,0 +1,114 @@
+"""``meta.yaml`` of experiments and runs, both directions.
+
+Source: mlflow-store.md 1.1-1.3. Written without a YAML library, every string quoted, so that nothing is taken for a
+number or a date; read with one, because MLflow and people write what they like.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+META_BYTES_MAX = 1 << 20
+
+
+class UnreadableMeta(ValueError):
+    """Empty, cut off or no mapping: someone may be writing it just now. Never overwritten."""
+
+
+def read(path: Path | str) -> dict[str, Any]:
+    """Return the mapping in *path*.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UnreadableMeta: it is not whole.
+    """
+    with Path(path).open("rb") as file:
+        data = file.read(META_BYTES_MAX)
+    try:
+        values = yaml.load(data, Loader=_LOADER)  # a safe loader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UnreadableMeta(f"{path}: {str(error)[:200]}") from error
+    if not isinstance(values, dict):
+        raise UnreadableMeta(f"{path}: not a mapping")
+    return values
+
+
+def render(values: dict[str, Any]) -> bytes:
+    """Return *values* as YAML, keys sorted as MLflow sorts them; readable by every MLflow."""
+    return "".join(f"{_key(key)}: {_value(values[key])}\n" for key in sorted(values, key=str)).encode("ascii")
+
+
+def run_meta(
+    run_id: str, experiment_id: str, artifact_uri: str, *, user: str, name: str, start_ms: int, lifecycle: str
+) -> dict[str, Any]:
+    """Return a new run's ``meta.yaml``; ``run_uuid`` is for MLflow 2."""
+    return {
+        "artifact_uri": artifact_uri,
+        "end_time": None,
+        "entry_point_name": "",
+        "experiment_id": experiment_id,
+        "lifecycle_stage": lifecycle,
+        "run_id": run_id,
+        "run_name": name,
+        "run_uuid": run_id,
+        "source_name": "",
+        "source_type": 4,
+        "source_version": "",
+        "start_time": start_ms,
+        "status": 1,
+        "tags": [],
+        "user_id": user,
+    }
+
+
+def experiment_meta(experiment_id: str, name: str, location: str, created_ms: int) -> dict[str, Any]:
+    return {
+        "artifact_location": location,
+        "creation_time": created_ms,
+        "experiment_id": experiment_id,
+        "last_update_time": created_ms,
+        "lifecycle_stage": "active",
+        "name": name,
+    }
+
+
+def quoted(text: str) -> str:
+    r"""Return *text* as a double-quoted YAML scalar in ASCII; a lone surrogate, which YAML cannot hold, becomes ``?``.
+
+    >>> quoted('a"b\n损')
+    '"a\\"b\\x0A\\u635F"'
+    """
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if character in '"\\':
+        return "\\" + character
+    if 0x20 <= code < 0x7F:
+        return character
+    if 0xD800 <= code < 0xE000:
+        return "?"
+    return f"\\x{code:02X}" if code <= 0xFF else f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) and key.isidentifier() and key.isascii() else quoted(str(key))
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{quoted(str(key))}: {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return quoted(str(value))

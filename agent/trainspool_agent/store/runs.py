@@ -1,0 +1,117 @@
+"""A run's folder and ``meta.yaml``: made whole, later changed only in the keys we own.
+
+Source: mlflow-store.md 1.2, 1.9, 1.10. One empty or torn ``meta.yaml`` hides the whole experiment, so it is synced
+before it gets its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from typing import Any
+
+from trainspool_agent.store import meta
+from trainspool_agent.store.attempts import outcome
+from trainspool_agent.store.changes import RunChanges
+from trainspool_agent.store.experiments import Experiment
+from trainspool_agent.store.files import publish, temporary_in
+from trainspool_agent.store.layout import META, RUN_FOLDERS
+from trainspool_agent.store.limits import END_REASON_CHARACTERS_MAX, USER_CHARACTERS_MAX
+from trainspool_agent.store.state import Published, RunState
+from trainspool_agent.store.texts import RUN_NAME_TAG, short_name, write_tag
+
+END_REASON_TAG = "trainspool.end_reason"
+PROBLEM_TAG = "trainspool.problem"
+
+
+def first_meta(run_id: str, experiment: Experiment, changes: RunChanges) -> dict[str, Any]:
+    """Return the ``meta.yaml`` of a run that is not in the store yet."""
+    start = changes.starts[0] if changes.starts else None
+    name = (start and (start.name or start.tags.get(RUN_NAME_TAG))) or f"run-{run_id[:8]}"
+    first_ms = changes.first_ms
+    return meta.run_meta(
+        run_id,
+        experiment.experiment_id,
+        f"{experiment.folder}/{run_id}/artifacts",
+        user=((start and start.user) or "unknown")[:USER_CHARACTERS_MAX],
+        name=short_name(name),
+        start_ms=time.time_ns() // 1_000_000 if first_ms is None else first_ms,
+        lifecycle="deleted" if experiment.deleted else "active",
+    )
+
+
+def make_folder(run_id: str, experiment: Experiment, values: dict[str, Any]) -> None:
+    """Build the run beside the others, then rename it in whole. Blocks for a sync: use a thread."""
+    building = temporary_in(experiment.work)
+    for name in RUN_FOLDERS:
+        os.makedirs(f"{building}/{name}")
+    publish(f"{building}/{META}", meta.render(values), experiment.work, sync=True)
+    try:
+        os.rename(building, f"{experiment.folder}/{run_id}")
+    except OSError:
+        shutil.rmtree(building, ignore_errors=True)
+        if not os.path.isdir(f"{experiment.folder}/{run_id}"):  # else another agent was faster: its folder is as good
+            raise
+
+
+def complete_folder(state: RunState, values: dict[str, Any]) -> None:
+    """Give a folder that is there what MLflow needs to read it. Blocks for a sync: use a thread."""
+    for name in RUN_FOLDERS:
+        os.makedirs(f"{state.folder}/{name}", exist_ok=True)
+    if not os.path.exists(f"{state.folder}/{META}"):
+        publish(f"{state.folder}/{META}", meta.render(values), state.work, sync=True)
+
+
+def wanted(state: RunState) -> Published:
+    """Return what should stand in ``meta.yaml`` by the sessions and tags known; the name as last set."""
+    ends = outcome(state.sessions)
+    if ends is None:
+        return state.published._replace(name=state.name)
+    return Published(ends.status, ends.start_ms, ends.end_ms, ends.reason, state.name)
+
+
+def publish_meta(state: RunState, want: Published) -> bool:
+    """Rewrite ``meta.yaml`` so that it says *want*; return False if it cannot be read now. Blocks: use a thread.
+
+    Other keys stay as they are: a name, a deletion or a note that someone else made outlives us.
+    """
+    path = f"{state.folder}/{META}"
+    try:
+        values = meta.read(path)
+    except meta.UnreadableMeta:
+        return False
+    before = dict(values)
+    if want.status is not None:
+        values["status"], values["end_time"] = want.status, want.end_ms
+        known = values.get("start_time")
+        if state.provisional or not isinstance(known, int):
+            values["start_time"] = want.start_ms
+        else:
+            values["start_time"] = min(known, want.start_ms or known)
+    if want.name is not None and want.name != state.published.name:
+        values["run_name"] = want.name
+    values.setdefault("run_uuid", values.get("run_id", state.run_id))
+    if values != before:
+        publish(path, meta.render(values), state.work, sync=True)
+    return True
+
+
+def write_own_tags(state: RunState, want: Published) -> None:
+    """Tell why the run failed and what the store could not do as asked."""
+    if want.reason != state.published.reason:
+        write_tag(state, END_REASON_TAG, want.reason and want.reason[:END_REASON_CHARACTERS_MAX])
+    if len(state.problems) > state.problems_told:
+        write_tag(state, PROBLEM_TAG, "\n".join(state.problems))
+        state.problems_told = len(state.problems)
+
+
+def remove_leftovers(experiment: Experiment) -> None:
+    """Remove temporary files of agents that died; names begin with their pid."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(experiment.work):
+            pid = name.split(".")[0]
+            if pid.isdigit() and int(pid) != os.getpid() and not os.path.exists(f"/proc/{pid}"):
+                path = f"{experiment.work}/{name}"
+                shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)

@@ -1,0 +1,402 @@
+"""Apply a batch so that applying it twice changes nothing.
+
+Source: design.md 2.4, 2.5; agent/docs/store-mapping.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainspool_agent import checkpoint
+from trainspool_agent.compact import RunRef
+from trainspool_agent.store import artifacts, runs, texts
+from trainspool_agent.store.changes import ExperimentChange, Point, RunChanges, Text
+from trainspool_agent.store.errors import Refused, StoreRefused
+from trainspool_agent.store.experiments import Experiments
+from trainspool_agent.store.files import sync_all
+from trainspool_agent.store.fold import Admitted, DecodedBlocks, MetricFile
+from trainspool_agent.store.layout import METRICS
+from trainspool_agent.store.limits import (
+    ARTIFACTS_REMEMBERED,
+    CHECKPOINT_INTERVAL_S,
+    DURABLE_INTERVAL_S,
+    METRIC_KEYS_MAX,
+    OPEN_FILES_MAX,
+    RUNS_IN_MEMORY_MAX,
+    STREAMS_MAX,
+)
+from trainspool_agent.store.state import Published, RunState, restored
+from trainspool_agent.store.versions import Order
+
+
+@dataclass(slots=True)
+class Applied:
+    """What became of the points of one ``apply``."""
+
+    stored: int = 0
+    folded: int = 0
+    refused: int = 0
+    refused_events: int = 0
+    skipped: bool = False  # the run was removed from the store: nothing of this is kept
+
+
+class FileStore:
+    """One MLflow root directory. For one event loop; not thread safe, not for use after fork.
+
+    Args:
+        root: the directory usually called ``mlruns``; made complete if it is not there.
+        boot_id: the kernel's boot id: an applied checkpoint of another boot does not count.
+
+    Raises:
+        StoreRefused: nothing can be kept there.
+    """
+
+    def __init__(self, root: Path, *, boot_id: str) -> None:
+        if "://" in str(root) or str(root).startswith(("http:", "https:")):
+            raise StoreRefused(
+                "a tracking server is no store yet", str(root), "give a folder with TRAINSPOOL_STORE or --store"
+            )
+        self.root = Path(os.path.abspath(root))
+        self._boot_id = boot_id
+        self._experiments = Experiments(str(self.root))
+        self._experiments.prepare()
+        self._decoded = DecodedBlocks()
+        self._open_files: OrderedDict[MetricFile, None] = OrderedDict()
+        self._states: OrderedDict[str, RunState] = OrderedDict()
+        self._dirty: dict[str, RunState] = {}
+        self._undurable: dict[str, None] = {}
+        self._cleaned: set[str] = set()
+
+    # ------------------------------------------------------------------ the life of a batch
+
+    def position(self, run: RunRef, stream: str) -> int:
+        """Return the stream offset up to which *run*'s events are in the store; 0 if it holds none."""
+        return self._state(run.run_id).streams.get(stream, 0)
+
+    async def apply(self, run: RunRef, changes: RunChanges, stream: str, end: int, staging: Path) -> Applied:
+        """Put *changes* into the run's files; then ``position(run, stream)`` is *end*.
+
+        After an OSError the position is as before; applying the same events again completes what was begun, and counts
+        nothing twice.
+        """
+        state = self._state(run.run_id)
+        async with state.lock:
+            if not await self._ensure_folder(state, run, changes):
+                state.streams[stream] = end
+                return Applied(skipped=True)
+            applied = Applied()
+            written: list[tuple[MetricFile, Admitted]] = []
+            try:
+                await self._place_artifacts(state, changes, stream, str(staging), applied)
+                self._write_texts(state, changes, stream, str(staging), applied)
+                self._write_points(state, changes.points, applied, written)
+                self._take_sessions(state, changes, stream)
+                await self._publish(state)
+            except BaseException:
+                for file, admitted in written:
+                    file.unclaim(admitted)
+                raise
+            self._commit(state, changes, stream, end, applied)
+        return applied
+
+    async def apply_experiment(self, change: ExperimentChange) -> None:
+        """Make the experiment and set its tags."""
+        self._experiments.apply(change)
+
+    def advance(self, run: RunRef, stream: str, end: int) -> None:
+        """Nothing for this run up to *end*: only the position moves."""
+        state = self._state(run.run_id)
+        if state.experiment is not None and state.streams.get(stream, 0) < end:
+            state.streams[stream] = end
+            self._touch(state)
+
+    def checkpoint(self, *, force: bool = False) -> None:
+        """Write the applied checkpoints that are due: a second after a run's last one, or now with *force*.
+
+        Raises:
+            OSError: one could not be written; the others were tried, and all are due again.
+        """
+        now, failed = time.monotonic(), None
+        for state in list(self._dirty.values()):
+            if (force or now - state.applied_at >= CHECKPOINT_INTERVAL_S) and not state.lock.locked():
+                try:
+                    self._write_applied(state, now)
+                except OSError as error:
+                    failed = error
+        if failed is not None:
+            raise failed
+
+    async def make_durable(self, *, all: bool = False) -> None:  # noqa: A002
+        """Bring ended runs, and those not synced for a minute, to the device, then say so in their checkpoints."""
+        now = time.monotonic()
+        due: list[tuple[RunState, int, str, bytes, set[str] | None]] = []
+        for run_id in list(self._undurable):
+            state = self._state(run_id)
+            if state.experiment is None or state.gone:
+                self._undurable.pop(run_id)
+            elif (all or state.ended or now - state.durable_at >= DURABLE_INTERVAL_S) and not state.lock.locked():
+                await self._publish(state)
+                # Taken before the sync: all lengths in it are of bytes that were written before the sync began.
+                due.append((state, state.serial, state.folder, state.encode(self._boot_id), state.unsynced))
+                state.unsynced, state.durable_at = set(), now
+        if not due:
+            return
+        try:
+            await asyncio.to_thread(_sync_and_write, str(self.root), [one[2:] for one in due])
+        except BaseException:
+            for state, *_ in due:
+                state.unsynced, state.durable_at = None, float("-inf")
+            raise
+        for state, serial, *_ in due:
+            state.durable_serial = serial
+            if state.serial == serial:
+                self._undurable.pop(state.run_id, None)
+
+    def is_settled(self, run: RunRef, stream: str) -> bool:
+        """Whether every session of the run has ended and a durable checkpoint covers all that was applied."""
+        if run.run_id in self._undurable:
+            return False
+        state = self._state(run.run_id)
+        return state.ended and runs.wanted(state) == state.published
+
+    # ------------------------------------------------------------------ the account
+
+    def account(self, run_id: str) -> dict[str, Any]:
+        """Return what became of everything logged to a run: see ``RunState.account``."""
+        return self._state(run_id).account()
+
+    def note_damage(self, run: RunRef, points: int, events: int) -> None:
+        """Points and other events of the run were in a damaged frame."""
+        self._count(run, accepted=points, damaged=points, damaged_events=events)
+
+    def note_unknown_tail(self, run: RunRef) -> None:
+        """The end of a stream of the run could not be reached: what it held there is not known."""
+        self._count(run, unknown_tail=1)
+
+    def note_lag(self, run: RunRef, lag_ms: int) -> None:
+        """A batch of the run reached the store *lag_ms* after its oldest event was logged."""
+        state = self._state(run.run_id)
+        state.counts["worst_lag_ms"] = max(state.counts["worst_lag_ms"], lag_ms)
+
+    def close(self) -> None:
+        """Write the applied checkpoints and close every file. The store may not be used after that."""
+        try:
+            self.checkpoint(force=True)
+        finally:
+            for file in self._open_files:
+                file.close()
+            self._open_files.clear()
+
+    # ------------------------------------------------------------------ one apply, in the order of its steps
+
+    async def _ensure_folder(self, state: RunState, run: RunRef, changes: RunChanges) -> bool:
+        """Make the run's folder if need be; False if someone removed it while we carried it."""
+        if state.experiment is not None and not state.gone:
+            if os.path.isdir(state.folder):
+                return True
+            self._relocate(state)
+        if state.gone:
+            return False
+        if state.experiment is None:
+            experiment = self._experiments.ensure(run.experiment_id, run.experiment_name)
+            found = self._experiments.find_run(run.run_id, experiment)
+            experiment = found or experiment
+            if experiment.folder not in self._cleaned:
+                self._cleaned.add(experiment.folder)
+                runs.remove_leftovers(experiment)
+            values = runs.first_meta(run.run_id, experiment, changes)
+            if found is None:
+                await asyncio.to_thread(runs.make_folder, run.run_id, experiment, values)
+                if changes.starts:
+                    state.published = Published(1, values["start_time"], None, None, values["run_name"])
+            state.experiment = experiment
+            if found is not None:
+                await asyncio.to_thread(runs.complete_folder, state, values)
+            state.provisional = found is None and not changes.starts
+        return True
+
+    def _relocate(self, state: RunState) -> None:
+        """The folder is not where it was: its experiment was deleted or restored, or the run is gone for good."""
+        state.experiment = self._experiments.find_run(state.run_id) or state.experiment
+        state.gone = not os.path.isdir(state.folder)
+        for file in state.files.values():
+            self._open_files.pop(file, None)
+            file.close()
+        for key, file in state.files.items():
+            file.path = texts.path_of(state, METRICS, key)
+
+    async def _place_artifacts(
+        self, state: RunState, changes: RunChanges, stream: str, staging: str, applied: Applied
+    ) -> None:
+        for artifact in changes.artifacts:
+            order = Order(artifact.time, stream, artifact.offset)
+            known = state.artifacts.get(artifact.path)
+            if known is not None and known >= order:
+                continue
+            try:
+                await asyncio.to_thread(artifacts.place, artifact, state.folder, staging, state.work)
+            except Refused as error:
+                applied.refused_events += 1
+                state.note_problem(str(error))
+                continue
+            state.artifacts[artifact.path] = order
+            state.unsynced = None
+            while len(state.artifacts) > ARTIFACTS_REMEMBERED:
+                del state.artifacts[next(iter(state.artifacts))]
+
+    def _write_texts(self, state: RunState, changes: RunChanges, stream: str, staging: str, applied: Applied) -> None:
+        staged = []
+        for tag in changes.staged_tags:
+            try:
+                staged.append(Text(tag.key, artifacts.read_staged_text(tag.staged, staging), tag.time, tag.offset))
+            except Refused as error:
+                applied.refused_events += 1
+                state.note_problem(str(error))
+        if changes.params:
+            applied.refused_events += texts.write_params(state, changes.params, stream)
+        if staged or changes.tags or changes.starts:
+            applied.refused_events += texts.write_tags(state, texts.tag_events(changes, staged), stream)
+
+    def _write_points(
+        self,
+        state: RunState,
+        points: dict[str, list[Point]],
+        applied: Applied,
+        written: list[tuple[MetricFile, Admitted]],
+    ) -> None:
+        files, unsynced, work = state.files, state.unsynced, state.work
+        for key, series in points.items():
+            if not series:
+                continue
+            file = files.get(key)
+            if file is None:
+                if len(files) >= METRIC_KEYS_MAX:
+                    applied.refused += len(series)
+                    state.note_problem(f"more than {METRIC_KEYS_MAX} metric keys: the rest is left out")
+                    continue
+                file = files[key] = MetricFile(texts.path_of(state, METRICS, key), self._decoded)
+            self._open(file)
+            admitted = file.admit(series)
+            written.append((file, admitted))
+            file.append(admitted, work)
+            applied.stored += len(admitted.new) + len(admitted.claimed)
+            applied.folded += admitted.folded
+            if unsynced is not None:
+                unsynced.add(file.path)
+
+    def _open(self, file: MetricFile) -> None:
+        """Have *file* open and up to date; the files used least lately are closed for it."""
+        opened = self._open_files
+        if file.fd >= 0:
+            opened.move_to_end(file)
+            file.learn_growth()
+        else:
+            file.open()
+        opened[file] = None
+        if len(opened) > OPEN_FILES_MAX:
+            opened.popitem(last=False)[0].close()
+
+    def _take_sessions(self, state: RunState, changes: RunChanges, stream: str) -> None:
+        for start in changes.starts:
+            state.sessions.started(stream, start)
+        for end in changes.ends:
+            state.sessions.ended(stream, end)
+        if changes.epitaph is not None:
+            state.sessions.epitaph(stream, changes.epitaph)
+
+    async def _publish(self, state: RunState) -> None:
+        """Bring ``meta.yaml`` and our own tags to what the run's sessions say."""
+        want = runs.wanted(state)
+        runs.write_own_tags(state, want)
+        if want == state.published:
+            return
+        if await asyncio.to_thread(runs.publish_meta, state, want):
+            state.published = want
+            state.provisional = state.provisional and want.status is None
+
+    def _commit(self, state: RunState, changes: RunChanges, stream: str, end: int, applied: Applied) -> None:
+        counts = state.counts
+        counts["accepted"] += applied.stored + applied.folded + applied.refused
+        counts["stored"] += applied.stored
+        counts["folded"] += applied.folded
+        counts["refused"] += applied.refused
+        counts["other_events"] += changes.other_events
+        counts["refused_events"] += applied.refused_events
+        if changes.gap is not None:
+            known = state.gaps.get(stream, [0, 0])
+            state.gaps[stream] = [max(known[0], changes.gap.points), max(known[1], changes.gap.events)]
+        if stream in state.streams or len(state.streams) < STREAMS_MAX:
+            state.streams[stream] = max(end, state.streams.get(stream, 0))
+        else:
+            state.note_problem(f"more than {STREAMS_MAX} streams in one run: a restart reads the others again")
+        self._touch(state)
+
+    # ------------------------------------------------------------------ states in memory
+
+    def _count(self, run: RunRef, **counts: int) -> None:
+        state = self._state(run.run_id)
+        for name, count in counts.items():
+            state.counts[name] += count
+        if state.experiment is not None:
+            self._touch(state)
+
+    def _touch(self, state: RunState) -> None:
+        state.serial += 1
+        self._dirty[state.run_id] = state
+        self._undurable[state.run_id] = None
+
+    def _state(self, run_id: str) -> RunState:
+        state = self._states.get(run_id)
+        if state is None:
+            experiment = self._experiments.find_run(run_id)
+            if experiment is None:
+                state = RunState(run_id)
+            else:
+                saved = checkpoint.load(f"{experiment.folder}/{run_id}", self._boot_id)
+                state = restored(run_id, experiment, saved, self._decoded)
+            self._states[run_id] = state
+            if len(self._states) > RUNS_IN_MEMORY_MAX:
+                self._evict()
+        else:
+            self._states.move_to_end(run_id)
+        return state
+
+    def _evict(self) -> None:
+        """Put the run used least lately out of memory; its checkpoint brings it back."""
+        for state in self._states.values():
+            if not state.lock.locked() and not state.gone:
+                break
+        else:
+            return
+        if state.run_id in self._dirty:
+            self._write_applied(state, time.monotonic())
+        for file in state.files.values():
+            self._open_files.pop(file, None)
+            file.close()
+        del self._states[state.run_id]
+
+    def _write_applied(self, state: RunState, now: float) -> None:
+        if not state.gone:
+            try:
+                checkpoint.write_applied(state.folder, state.encode(self._boot_id))
+            except FileNotFoundError:
+                self._relocate(state)
+        state.applied_at = now
+        self._dirty.pop(state.run_id, None)
+
+
+def _sync_and_write(root: str, due: Sequence[tuple[str, bytes, set[str] | None]]) -> None:
+    """Sync everything that these checkpoints name, then write them. Runs in a thread."""
+    paths = [paths for _, _, paths in due]
+    known = None if None in paths else [path for some in paths for path in some or ()]
+    sync_all(known, root)
+    for folder, data, _ in due:
+        if os.path.isdir(folder):
+            checkpoint.write_durable(folder, data)
