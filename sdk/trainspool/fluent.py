@@ -155,11 +155,22 @@ def _begin(existing: str | None, experiment: Experiment, run_name: str | None, t
     run = _make_run(existing, experiment, name)
     if name or not existing:
         texts[RUN_NAME] = run.name
+    git_is_known = source.git_tags.cache_info().currsize > 0
     if not existing:
-        texts = {**source.tags(), **texts}
+        texts = {**source.tags(), **(source.git_tags() if git_is_known else {}), **texts}
     run.start(texts, resume=existing is not None)
     active.opened(run)
+    if not existing and not git_is_known and stream.pump is not None:
+        stream.owed.append(functools.partial(_tag_git, run))
     return run
+
+
+def _tag_git(run: Run) -> bool:
+    """In the pump's thread, as it reads files: tag the run with the program's commit."""
+    tags = {key: value for key, value in source.git_tags().items() if key not in run.tags}
+    if tags:
+        run.set_tags(tags)
+    return True
 
 
 def _make_run(existing: str | None, experiment: Experiment, name: str | None) -> Run:
