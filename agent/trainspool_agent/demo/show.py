@@ -51,6 +51,7 @@ class LiveView:
 
     def __exit__(self, *error: Any) -> None:
         self._live.__exit__(*error)
+        self._live.console.print()
         if self._ring:
             self._ring.close()
 
@@ -156,18 +157,23 @@ def print_result(console: Console, outcome: dict[str, Any]) -> None:
 
 
 def _table(runs: list[dict[str, Any]]) -> Table:
-    table = Table(title="A small network learns handwritten digits", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="A small network learns handwritten digits",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("run", no_wrap=True)
-    for heading in ("hidden", "rate", "val acc.", "points", "in store", "log µs p50/p99"):
+    for heading in ("hidden", "rate", "val acc.", "points", "in store", "log µs p50/99"):
         table.add_column(heading, justify="right", no_wrap=True)
     best = max(run["val_accuracy"] for run in runs)
     for run in runs:
         in_store, logged, call = run["points_in_store"], run["points_logged"], run["log_call_us"]
-        rate = f"{run['rate']:g}" + (" cosine" if run["schedule"] == "cosine" else "")
+        rate = f"{run['rate']:g}" + (" cos" if run["schedule"] == "cosine" else "")
         stored = Text(f"{in_store:,}", style="green" if in_store == logged else "yellow")
         cells = (run["name"], str(run["hidden"]), rate, f"{run['val_accuracy']:.3f}", f"{logged:,}")
         style = "bold" if run["val_accuracy"] == best else None
-        table.add_row(*cells, stored, f"{call['p50']:.1f} / {call['p99']:.1f}", style=style)
+        table.add_row(*cells, stored, f"{call['p50']:.1f} / {call['p99']:.0f}", style=style)
     return table
 
 
