@@ -229,9 +229,7 @@ class _Folding:
         """The hot loop: a point costs one tuple and no call of ours."""
         sinks, integer, number, events = self._sinks, int, float, 0
         try:
-            for event in reader:
-                if event is None:
-                    continue
+            for event in filter(None, reader):  # fillers are nil
                 kind = event[0]
                 if kind == 1:
                     _, run, keyset, time, step, values = event if len(event) == 6 else event[:6]
