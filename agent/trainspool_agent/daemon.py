@@ -11,6 +11,7 @@ import signal
 import socket
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from trainspool.errors import TrainspoolError
@@ -27,6 +28,7 @@ from trainspool_agent.settings import Settings
 from trainspool_agent.tail import Stream
 
 TICK_INTERVAL_S = 0.5
+HURRY_INTERVAL_S = 0.1  # while someone waits for us to be done
 RESCAN_INTERVAL_S = 5.0
 DURABLE_INTERVAL_S = 1.0
 STOP_PATIENCE_S = 3.0
@@ -43,10 +45,18 @@ class Agent:
         settings: what it was told.
         spools: further spools to carry, beside those found.
         until_done: leave when everything that is there now is carried (living streams: up to now).
+        on_tick: called several times a second, in the loop.
     """
 
-    def __init__(self, settings: Settings, *, spools: tuple[Path, ...] = (), until_done: bool = False) -> None:
-        self.settings, self.until_done = settings, until_done
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        spools: tuple[Path, ...] = (),
+        until_done: bool = False,
+        on_tick: Callable[[Agent], None] | None = None,
+    ) -> None:
+        self.settings, self.until_done, self._on_tick = settings, until_done, on_tick
         self.folder, self.ring_folder = agent_folder(), ring_folder()
         self.host, boot = layout.host_name(), boot_id()
         self.lock = AgentLock(self.folder)
@@ -104,10 +114,12 @@ class Agent:
     async def _loop(self) -> None:
         while not self._stop.is_set():
             self._tick()
+            if self._on_tick:
+                self._on_tick(self)
             if self._is_over():
                 return
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), TICK_INTERVAL_S)
+                await asyncio.wait_for(self._stop.wait(), HURRY_INTERVAL_S if self.until_done else TICK_INTERVAL_S)
 
     def _tick(self) -> None:
         notify("WATCHDOG=1")

@@ -64,6 +64,15 @@ def rings(folder: Path) -> list[Ring]:
     return found
 
 
+def ring_end(path: Path) -> int:
+    """Return the stream offset behind the last event in a ring, 0 if there is no such ring."""
+    try:
+        with read_ring(path) as view:
+            return view.end
+    except (OSError, SpoolError, ValueError, msgpack.exceptions.UnpackException):
+        return 0
+
+
 def pointed_spools(folder: Path) -> list[Path]:
     """Return the spools that processes without a ring file have pointed to."""
     found = []

@@ -45,65 +45,62 @@ class Drained(NamedTuple):
 
 
 class Survey:
-    """A stream's end, as its segments have it: where, counts, meanings, open runs, last event."""
+    """A stream's end, as its segments have it: where, counts, meanings, the last event.
 
-    def __init__(self, place: Place) -> None:
+    Args:
+        place: the stream.
+        begin: the end of some frame; from there on, what the segments hold is looked for.
+    """
+
+    def __init__(self, place: Place, begin: int = 0) -> None:
         self.identity: dict[str, Any] = {}
         self.definitions: dict[tuple[int, int], bytes] = {}
-        self.open_runs: set[int] = set()
-        self._ended_runs: set[int] = set()
         self.last_time = 0
         self.has_epitaph = self.sealed = self.in_order = False
         self.lost_count = False  # events are missing that nobody can count
-        self.offset, self.counts = 0, (0, 0)
-        self._read(place)
-
-    def _read(self, place: Place) -> None:
-        names = layout.segments(place.folder)
-        # The last three: a rewrite after a failed sync, and what came after it. All of it, if they hold no event.
-        for begin in dict.fromkeys((names[-3:] or [layout.SegmentName(0, 0)])[0:1] + names[:1]):
-            reader = StreamReader(place.folder, place.stream, begin.offset, writer_alive=lambda: False)
-            try:
-                while items := reader.read(SURVEY_BYTES):
-                    for item in items:
-                        self._take(item)
-            finally:
-                reader.close()
-            self.identity = self.identity or reader.identity
-            self.offset, self.counts = reader.offset, reader.counts or (0, 0)
-            self.sealed, self.in_order = reader.ended, reader.ended and reader.in_order
-            if self.last_time:
+        self.offset, self.counts = begin, (0, 0)
+        names = [name.offset for name in layout.segments(place.folder)]
+        # A segment without an event in it does not say what was last: then the one before, and so on.
+        for offset in dict.fromkeys([begin, *reversed([offset for offset in names if offset < begin])]):
+            if self._read(StreamReader(place.folder, place.stream, offset, writer_alive=lambda: False)):
                 return
+
+    def _read(self, reader: StreamReader) -> bool:
+        """Read to the end; whether the last event and the counts there are known."""
+        reader.keep_last = True
+        try:
+            while items := reader.read(SURVEY_BYTES):
+                for item in items:
+                    self._take(item)
+        finally:
+            reader.close()
+        self.identity = self.identity or reader.identity
+        self.offset, self.counts = max(self.offset, reader.offset), reader.counts or self.counts
+        self.sealed, self.in_order = reader.ended, reader.ended and reader.in_order
+        self.learn(reader.last_events)
+        return reader.offset == 0 or (bool(reader.last_events) and reader.counts is not None)
 
     def _take(self, item: Frame | Opened | Damage) -> None:
         if isinstance(item, Opened):
             self.identity = item.identity or self.identity
             self.learn(item.dictionary)
         elif isinstance(item, Frame):
-            self.learn(item.definitions)
-            self.learn(item.events, new=True)
+            self.learn(item.definitions)  # those in its events are repeated by the next frame, or last and learned so
 
-    def learn(self, data: bytes, *, new: bool = False) -> None:
-        """Take note of what *data*, a run of events, means for the end of the stream; stop where it is malformed.
-
-        *new*: they are the stream's own events rather than definitions repeated.
-        """
+    def learn(self, data: bytes) -> None:
+        """Take note of what *data*, a run of events, means for the end of the stream; stop where it is malformed."""
         with contextlib.suppress(ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException):
             for event in events.decode(data):
-                self._learn_event(event, new)
+                self._learn_event(event)
 
-    def _learn_event(self, event: list[Any], new: bool) -> None:
+    def _learn_event(self, event: list[Any]) -> None:
         kind = event[0]
         if kind in events.DEFINITIONS:
             self.definitions[kind, event[1]] = events.pack(*event)
-            if kind == events.DEFINE_RUN and event[3] and (new or event[1] not in self._ended_runs):
-                self.open_runs.add(event[1])
             return
-        if kind == events.END:
-            self.open_runs.discard(event[1])
-            self._ended_runs.add(event[1])
         self.has_epitaph = kind == events.EPITAPH
-        time = event[1] if kind in (events.EPITAPH, events.EXPERIMENT) else event[3 if kind <= events.POINTS else 2]
+        timeless = kind in (events.EPITAPH, events.EXPERIMENT)
+        time = event[1 if timeless else 3 if kind <= events.POINTS else 2]
         if type(time) is int:
             self.last_time = time
 
@@ -113,20 +110,21 @@ def leaves_unknown_tail(reason: str | None) -> bool:
     return bool(reason) and str(reason).endswith(UNKNOWN)
 
 
-def drain(place: Place, identity: dict[str, Any], ring_paths: Iterable[Path]) -> Drained:
+def drain(place: Place, identity: dict[str, Any], ring_paths: Iterable[Path], begin: int = 0) -> Drained:
     """Bring the stream of a dead process to its end. Blocks on the disk: call it in a thread.
 
     Args:
         place: the stream; the caller holds its lock.
         identity: who wrote it, in case no segment says so.
         ring_paths: where its ring may be.
+        begin: the end of some frame; the nearer to the stream's end, the less has to be read.
 
     Raises:
         OSError: nothing is lost; call again.
     """
     ring = _open_ring(place, ring_paths)
     try:
-        survey = Survey(place)
+        survey = Survey(place, begin)
         survey.identity = survey.identity or identity
         rest = _rest_of(ring, survey) if ring else []
         done = survey.has_epitaph and survey.sealed and not rest
@@ -187,7 +185,7 @@ def _write(place: Place, survey: Survey, rest: list[events.Piece], ring: RingVie
     writer = SegmentWriter(str(place.folder), place.stream, packed, definitions, survey.offset, *survey.counts)
     try:
         for piece in rest:
-            survey.learn(piece.data, new=True)
+            survey.learn(piece.data)
             writer.append(piece)
         if rest or not survey.has_epitaph:
             # One frame: either both or neither, so that nothing ever stands behind an epitaph.
@@ -226,6 +224,6 @@ def _cause(survey: Survey, *, unknown: bool) -> tuple[int, str]:
         return events.KILLED, f"{process} was running when the host stopped; what had not reached the disk {UNKNOWN}"
     if unknown:
         return events.KILLED, f"{process} is gone and its ring with it; what it held last {UNKNOWN}"
-    if survey.in_order and not survey.open_runs:
+    if survey.in_order:
         return events.FINISHED, f"{process} ended in order"
     return events.KILLED, f"{process} is gone without ending its runs"

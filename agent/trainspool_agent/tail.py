@@ -102,7 +102,8 @@ class Stream:
             OSError: nothing is lost; call again.
         """
         self._close_ring()
-        done = await asyncio.to_thread(drain, self.place, self.find_identity() or {}, list(self._ring_paths()))
+        identity, reached = self.find_identity() or {}, self.reader.offset
+        done = await asyncio.to_thread(drain, self.place, identity, list(self._ring_paths()), reached)
         self.drained = True
         log.info("drained stream=%s offset=%d unknown_tail=%s", self.name, done.end, done.unknown_tail)
         return done

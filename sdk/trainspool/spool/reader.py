@@ -21,7 +21,9 @@ from trainspool.spool.layout import SegmentName
 from trainspool.spool.segment import ENDED_IN_ORDER
 
 READ_BYTES = 256 * 1024
+WALK_BYTES = 4096
 RESYNC_BYTES = 1 << 20
+NEIGHBOURS = 8  # segments on either side that may hold the same frames: a rewrite reaches back 8 MiB
 
 
 class Frame(NamedTuple):
@@ -164,9 +166,13 @@ class StreamReader:
         """Events and points before `offset`, None until a frame says so."""
         self.in_order = False
         """The last seal read says that its process left in order, its ring drained."""
+        self.keep_last = False
+        """Whether to keep `last_events`: the events of the last sound data frame met, known before or not."""
+        self.last_events = b""
         self._bad: tuple[Path, int, str] | None = None
         self._writer_alive = writer_alive
         self._segment: _Segment | None = None
+        self._first: SegmentName | None = None
         self._started = False
         self._relearn = False
 
@@ -240,6 +246,8 @@ class StreamReader:
     def _take_data(self, header: Header, body: memoryview, items: list[Item]) -> None:
         definitions = bytes(body[: header.definitions_length])
         data = body[header.definitions_length :]
+        if self.keep_last and header.end >= self.offset:
+            self.last_events = bytes(data)
         after = header.events_before + header.events, header.points_before + header.points
         if header.end > self.offset:
             known = self.offset - header.offset
@@ -300,6 +308,8 @@ class StreamReader:
             if name.offset <= self.offset:
                 return self._open(name)
         if not later:
+            if self._first == segment.name and not self._writer_alive() and self._bridge(names)[0]:
+                return True  # we began here, and the segment before reaches further: a rewrite was cut short
             self.ended = segment.sealed
             return False
         # Its first frame will be beyond our offset, and so the loss is named.
@@ -361,7 +371,8 @@ class StreamReader:
         if not names:
             return False
         reaching = [name for name in names if name.offset <= self.offset]
-        return self._open(reaching[-1] if reaching else names[0])
+        self._first = reaching[-1] if reaching else names[0]
+        return self._open(self._first)
 
     def _open(self, name: SegmentName) -> bool:
         segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
@@ -377,34 +388,41 @@ class StreamReader:
         """
         assert self._segment is not None
         here = self._segment.name
-        others = [name for name in names if name.offset <= self.offset and name != here]
+        index = names.index(here) if here in names else 0
+        near = names[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1]
+        others = [name for name in near if name.offset <= self.offset and name != here]
         for name in sorted(others, key=lambda other: (other < here, other)):
             reach = 0
-            for header, sound in self._walk(name):
+            for segment, header in self._walk(name):
                 reach = max(reach, header.end)
-                if sound and header.kind == frame.DATA and header.offset <= self.offset < header.end:
+                covers = header.kind == frame.DATA and header.offset <= self.offset < header.end
+                if covers and self._is_sound(segment, header):
                     return self._open(name), False
             if name == names[-1] and reach <= self.offset:
                 return False, True
         return False, False
 
-    def _walk(self, name: SegmentName) -> Iterator[tuple[Header, bool]]:
-        """Yield every valid header of a segment and whether its body is sound."""
+    def _walk(self, name: SegmentName) -> Iterator[tuple[_Segment, Header]]:
+        """Yield every valid header of a segment, whatever its body is."""
         segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
         try:
-            while segment.look(segment.at, 1):
+            while segment.look(segment.at, 1, WALK_BYTES):
                 try:
-                    header = segment.header()
+                    header = segment.header(WALK_BYTES)
                 except frame.UnknownVersion:
                     return
                 if header is None or header.stream != self.stream:
                     segment.resynchronise(self.stream)
                     continue
-                body = segment.look(segment.at + HEADER_BYTES, header.body_length)
-                yield header, len(body) == header.body_length and frame.body_is_sound(header, body)
+                yield segment, header
                 segment.at += HEADER_BYTES + header.body_length
         finally:
             segment.close()
+
+    @staticmethod
+    def _is_sound(segment: _Segment, header: Header) -> bool:
+        body = segment.look(segment.at + HEADER_BYTES, header.body_length)
+        return len(body) == header.body_length and frame.body_is_sound(header, body)
 
     def _learn_earlier(self, names: list[SegmentName]) -> bool:
         """A segment lost its dictionary and we began in it: go through the one before it, for meanings alone."""

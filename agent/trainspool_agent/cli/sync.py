@@ -1,0 +1,89 @@
+"""`trainspool sync`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from trainspool_agent.settings import BadSetting, Settings, load
+from trainspool_agent.sync import Progress, Report
+from trainspool_agent.sync import sync as carry_over
+
+
+@click.command()
+@click.argument("spools", nargs=-1, metavar="[SPOOL]...", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--spool", type=click.Path(path_type=Path), help="The spool, if none is named as an argument.")
+@click.option(
+    "--store", type=click.Path(path_type=Path), help="Where runs go whose recorded store cannot be seen here."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def sync(spools: tuple[Path, ...], spool: Path | None, store: Path | None, as_json: bool) -> None:
+    """Carry everything spooled into its store, runs of dead processes included, then leave.
+
+    Where an agent runs, wait until it has done so. Exit status 0: all is carried; 1: something could not be.
+
+    \b
+    Example: trainspool sync
+    """
+    absolute = tuple(path.absolute() for path in spools)
+    try:
+        settings = load(spool=absolute[0] if absolute else spool, store=store)
+    except BadSetting as error:
+        raise click.UsageError(str(error)) from error
+    logging.basicConfig(level=logging.CRITICAL)  # what goes wrong is in the report
+    try:
+        if as_json or not sys.stderr.isatty():
+            report = carry_over(settings, absolute[1:], lambda _: None)
+        else:
+            report = _with_progress_bar(settings, absolute[1:])
+    except OSError as error:
+        click.echo(f"cannot sync: {error}. Next: trainspool doctor", err=True)
+        sys.exit(1)
+    click.echo(json.dumps(asdict(report)) if as_json else _summary(report))
+    sys.exit(1 if report.problems else 0)
+
+
+def _with_progress_bar(settings: Settings, spools: tuple[Path, ...]) -> Report:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    points_column = TextColumn("{task.fields[points]}")
+    columns = TextColumn("carrying"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), points_column
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("sync", total=None, points="")
+
+        def show(progress: Progress) -> None:
+            points = f"{progress.points:,} points" if progress.points else ""
+            bar.update(task, completed=progress.done_bytes, total=progress.total_bytes or None, points=points)
+
+        return carry_over(settings, spools, show)
+
+
+def _summary(report: Report) -> str:
+    lines = [_what_was_done(report)]
+    if report.live:
+        lines.append(f"{_count(report.live, 'stream')} still being written: carried up to now.")
+    for problem in report.problems:
+        lines.append(f"not carried: {problem.where}: {problem.what}\n  next: {problem.next_step}")
+    return "\n".join(lines)
+
+
+def _what_was_done(report: Report) -> str:
+    if not report.streams:
+        return "nothing to carry: everything spooled on this host is in its store."
+    size = f"{report.bytes / 1e6:.1f} MB"
+    if report.by_agent is not None:
+        return f"the agent (pid {report.by_agent}) carried {_count(report.streams, 'stream')}, {size}."
+    rate = report.points / max(report.seconds, 1e-3)
+    carried = f"carried {_count(report.streams, 'stream')}, {size}, {report.points:,} points"
+    return f"{carried} in {report.seconds:.1f} s ({rate:,.0f} points/s)."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,222 @@
+"""Carry over what is there, orphans included, then leave; or wait until the running agent has."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainspool.errors import TrainspoolError
+from trainspool.spool import layout
+from trainspool.spool.reader import StreamReader
+from trainspool.spool.ringfolder import agent_folder, ring_folder
+from trainspool_agent import cursor as cursors
+from trainspool_agent import discover, health
+from trainspool_agent.agentlock import AgentRunning, running_agent
+from trainspool_agent.daemon import Agent
+from trainspool_agent.discover import Place
+from trainspool_agent.liveness import Life
+from trainspool_agent.settings import Settings
+from trainspool_agent.tail import Stream
+
+POLL_INTERVAL_S = 0.2
+HELD_PATIENCE_S = 3.0
+STALLED_PATIENCE_S = 60.0
+SKIM_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far it is, in bytes of events and metric points."""
+
+    done_bytes: int
+    total_bytes: int
+    points: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that could not be carried, why, and what to do."""
+
+    where: str
+    what: str
+    next_step: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a sync came to."""
+
+    streams: int = 0
+    live: int = 0
+    bytes: int = 0
+    points: int = 0
+    seconds: float = 0.0
+    by_agent: int | None = None
+    """The pid of the agent that did it, None if this process did."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def sync(settings: Settings, spools: tuple[Path, ...], progress: Callable[[Progress], None]) -> Report:
+    """Return when all that was there at the start is in the store, or cannot be.
+
+    Args:
+        settings: of the agent this process is for the while.
+        spools: to carry beside the one in the settings.
+        progress: called several times a second.
+
+    Raises:
+        OSError: the agent's folder cannot be used.
+    """
+    begun = time.monotonic()
+    while True:
+        about = running_agent()
+        try:
+            if about is None:
+                return _carry(settings, spools, progress, begun)
+        except AgentRunning as error:
+            about = error.about
+        report = _wait(settings, spools, progress, begun, about)
+        if report is not None:
+            return report
+
+
+def _carry(settings: Settings, spools: tuple[Path, ...], progress: Callable[[Progress], None], begun: float) -> Report:
+    """Be the agent until everything is carried."""
+    ends: dict[Place, int] = {}
+    begins: dict[Place, int] = {}
+    seen: dict[Place, Stream] = {}
+
+    def look(agent: Agent) -> None:
+        for place, stream in agent.streams.items():
+            if place not in seen:
+                seen[place] = stream
+                begins[place], ends[place] = stream.cursor.offset, end_of(place)
+        progress(_progress(seen, begins, ends))
+
+    agent = Agent(settings, spools=spools, until_done=True, on_tick=look)
+    asyncio.run(agent.run())
+    look(agent)
+    live = [stream for stream in seen.values() if stream.liveness.life is Life.ALIVE and not stream.ended]
+    last = _progress(seen, begins, ends)
+    problems = [problem for stream in seen.values() for problem in _problems_of(stream)]
+    problems += [Problem(note["where"], note["error"], note["next_step"]) for note in agent.health.notes]
+    return Report(len(seen), len(live), last.done_bytes, last.points, time.monotonic() - begun, None, problems)
+
+
+def _progress(seen: dict[Place, Stream], begins: dict[Place, int], ends: dict[Place, int]) -> Progress:
+    done = sum(max(0, stream.cursor.offset - begins[place]) for place, stream in seen.items())
+    total = sum(max(ends[place], stream.cursor.offset) - begins[place] for place, stream in seen.items())
+    return Progress(done, max(done, total), sum(stream.facts.points for stream in seen.values()))
+
+
+def _problems_of(stream: Stream) -> list[Problem]:
+    facts, where = stream.facts, str(stream.folder)
+    found = []
+    if facts.error is not None:
+        found.append(Problem(where, facts.error, facts.next_step or "trainspool status"))
+    if facts.damaged_events:
+        what = f"{facts.damaged_events} events with {facts.damaged_points} points are damaged; the rest is stored"
+        found.append(Problem(where, what, f"trainspool verify {where}"))
+    if facts.unknown_kinds:
+        what = f"events of kinds {sorted(facts.unknown_kinds)} are of a newer trainspool; they stay in the spool"
+        found.append(Problem(where, what, "pip install --upgrade 'trainspool[agent]'"))
+    if facts.malformed:
+        what = f"{facts.malformed} events are malformed: {facts.malformed_sample}"
+        found.append(Problem(where, what, f"trainspool verify {where}"))
+    return found
+
+
+# -- the agent does it
+
+
+def _wait(
+    settings: Settings,
+    spools: tuple[Path, ...],
+    progress: Callable[[Progress], None],
+    begun: float,
+    about: dict[str, object],
+) -> Report | None:
+    """Wait for the running agent to carry what is there now; None if it is gone before."""
+    folder = agent_folder()
+    everything = (settings.spool, *spools)
+    for spool in everything:
+        if str(spool) not in (about.get("spools") or ()):  # type: ignore[operator]
+            _point_to(folder, spool)
+    wanted = _wanted(everything)
+    starts = {place: _reached(place, {}) for place in wanted}
+    moved_at, last = time.monotonic(), -1
+    while True:
+        facts = _facts(folder)
+        reached = {place: min(end, _reached(place, facts)) for place, end in wanted.items()}
+        done = sum(reached.values()) - sum(min(starts[place], end) for place, end in wanted.items())
+        total = sum(max(0, end - starts[place]) for place, end in wanted.items())
+        progress(Progress(done, total, 0))
+        behind = [place for place, end in wanted.items() if reached[place] < end]
+        if done != last:
+            moved_at, last = time.monotonic(), done
+        problems = [_why_behind(place, facts) for place in behind]
+        stalled_s = time.monotonic() - moved_at
+        held = bool(problems) and all(problem.what != _LATE for problem in problems)
+        if not behind or (held and stalled_s > HELD_PATIENCE_S) or stalled_s > STALLED_PATIENCE_S:
+            pid = about.get("pid")
+            live = sum(facts.get(place.name, {}).get("life") == "alive" for place in wanted)
+            by_agent = pid if isinstance(pid, int) else 0
+            return Report(len(wanted), live, done, 0, time.monotonic() - begun, by_agent, problems)
+        if running_agent() is None:
+            return None
+        time.sleep(POLL_INTERVAL_S)
+
+
+_LATE = "the agent has not carried it yet"
+
+
+def _why_behind(place: Place, facts: dict[str, dict[str, object]]) -> Problem:
+    about = facts.get(place.name, {})
+    error, next_step = about.get("error"), about.get("next_step")
+    return Problem(str(place.folder), str(error or _LATE), str(next_step or "trainspool status"))
+
+
+def _wanted(spools: tuple[Path, ...]) -> dict[Place, int]:
+    """Every stream of this host that is not finished, and where it ends now."""
+    host, rings = layout.host_name(), ring_folder()
+    places = {place for spool in spools for place in discover.streams(spool, host)}
+    if rings is not None:
+        places |= {ring.place for ring in discover.rings(rings) if ring.place.host == host}
+    return {place: end_of(place) for place in sorted(places) if not cursors.load(place.folder).finished}
+
+
+def _reached(place: Place, facts: dict[str, dict[str, object]]) -> int:
+    stored = facts.get(place.name, {}).get("stored")
+    return max(stored if isinstance(stored, int) else 0, cursors.load(place.folder).offset)
+
+
+def _facts(folder: Path) -> dict[str, dict[str, object]]:
+    return {stream["stream"]: stream for stream in (health.read(folder) or {}).get("streams", [])}
+
+
+def _point_to(folder: Path, spool: Path) -> None:
+    """Let the running agent know of a spool, as processes without a ring file do."""
+    pointers = folder / discover.POINTERS
+    pointers.mkdir(mode=0o700, exist_ok=True)
+    name = hashlib.blake2b(str(spool).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    (pointers / f"{name}{discover.POINTER_SUFFIX}").write_bytes(str(spool).encode("utf-8", "surrogateescape"))
+
+
+def end_of(place: Place) -> int:
+    """Return the stream offset behind what a stream holds now, in segments and ring."""
+    names = layout.segments(place.folder)
+    reader = StreamReader(place.folder, place.stream, names[-1].offset if names else 0, writer_alive=lambda: True)
+    try:
+        while reader.read(SKIM_BYTES):
+            pass
+    except (OSError, TrainspoolError):
+        pass  # whoever carries it says why
+    finally:
+        reader.close()
+    rings = ring_folder()
+    in_ring = discover.ring_end(rings / f"{place.name}{layout.RING_SUFFIX}") if rings else 0
+    return max(in_ring, reader.offset)
