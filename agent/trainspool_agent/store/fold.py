@@ -22,8 +22,9 @@ from trainspool_agent.store.changes import Point
 from trainspool_agent.store.limits import BLOCK_BYTES, DECODED_BLOCKS_MAX, RECOVERY_POINTS_MAX
 
 Identity = tuple[int, int, "float | None"]
+Span = tuple[int, int]  # of bytes in the file
 Place = tuple[int, int]  # (ms, step)
-_LINE = re.compile(rb"^(-?\d+) (\S+) (-?\d+)$", re.MULTILINE)
+_LINE = re.compile(rb"^(-?\d+) ([-+.\w]+) (-?\d+)$", re.MULTILINE)
 _BEFORE_ALL: Place = (-(1 << 80), 0)
 
 
@@ -41,7 +42,7 @@ class Admitted(NamedTuple):
 
     text: str
     new: Sequence[Point]
-    claimed: list[Identity]  # in the file already, written by us before a crash
+    claimed: list[tuple[Identity, Span]]  # in the file already, written by us before a crash
     folded: int
     ordered: bool  # *new* rises, from behind all that is in the file
 
@@ -98,17 +99,24 @@ def _odd_identities(data: bytes) -> Iterator[Identity]:
 class MetricFile:
     """One key of one run. *length*, *top*: the whole lines known, and their largest (ms, step)."""
 
-    __slots__ = ("_blocks", "_claims", "_claims_at", "_claims_end", "_decoded", "_indexed", "_loaded", "fd", "length",
-                 "path", "top")  # fmt: skip
+    __slots__ = ("_blocks", "_claims", "_decoded", "_indexed", "_loaded", "_unread", "fd", "length", "path", "top")
 
-    def __init__(self, path: str, decoded: DecodedBlocks, length: int = 0, top: Place = _BEFORE_ALL) -> None:
+    def __init__(
+        self,
+        path: str,
+        decoded: DecodedBlocks,
+        length: int = 0,
+        top: Place = _BEFORE_ALL,
+        unclaimed: Sequence[int] = (),
+    ) -> None:
         self.path, self.length, self.top, self.fd = path, length, top, -1
         self._decoded = decoded
         self._blocks: list[_Block] = []
         self._indexed = 0  # how much of the file the blocks cover
         self._loaded = False
-        self._claims: set[Identity] = set()  # lines past the checkpoint that no event has claimed yet
-        self._claims_at = self._claims_end = 0  # of these, what is still to be read
+        # Lines past the checkpoint that no event has claimed yet, and the stretches of them that are still to be read.
+        self._claims: dict[Identity, Span] = {}
+        self._unread: list[Span] = list(zip(unclaimed[::2], unclaimed[1::2], strict=True))
 
     def open(self) -> bool:
         """Open the file, learn what was appended by others or before a crash; False if it does not exist yet."""
@@ -121,8 +129,9 @@ class MetricFile:
         begin = self.length
         self.learn_growth()
         if not self._loaded and self.fd >= 0:
-            self._claims_at, self._claims_end, self._loaded = min(begin, self.length), self.length, True
-            self._load_claims(self.length)
+            self._loaded = True
+            if begin < self.length:
+                self._unread.append((begin, self.length))
         return self.fd >= 0
 
     def close(self) -> None:
@@ -182,24 +191,36 @@ class MetricFile:
             self._extend(begin, self.length, low, high)
         self.top = max(self.top, high)
 
-    def unclaim(self, admitted: Admitted) -> None:
-        """The events of *admitted* will come again: what they put here, and found here, is to be claimed again."""
+    def unclaim(self, admitted: Admitted, begin: int) -> None:
+        """The events of *admitted* will come again: what they put behind *begin*, and claimed, is to be claimed again."""
         self._claims.update(admitted.claimed)
-        self._claims.update(identity(*point) for point in admitted.new)
+        if begin < self.length:
+            self._unread.append((begin, self.length))
+
+    def unclaimed(self) -> list[int]:
+        """Return the bytes that events may still claim, as begin, end, begin, end, …: a checkpoint keeps them."""
+        spans: list[int] = []
+        for begin, end in sorted([*self._claims.values(), *self._unread]):
+            if spans and spans[-1] == begin:
+                spans[-1] = end
+            else:
+                spans += (begin, end)
+        return spans
 
     def _admit_one_by_one(self, points: Sequence[Point]) -> Admitted:
+        self._read_claims()
         candidates = [identity(*point) for point in points]
         doubtful = {candidate for candidate in candidates if candidate[:2] <= self.top}
-        held = self._held(doubtful - self._claims) if doubtful else {}
+        held = self._held(doubtful - self._claims.keys()) if doubtful else {}
         seen: set[Identity] = set()
         new: list[Point] = []
-        claimed: list[Identity] = []
+        claimed: list[tuple[Identity, Span]] = []
         for point, candidate in zip(points, candidates, strict=True):
-            if candidate in held and held[candidate] > self._claims_at:
-                self._load_claims(held[candidate], everything=True)
-            if candidate in self._claims:
-                self._claims.remove(candidate)
-                claimed.append(candidate)
+            if self._unread and candidate in held:
+                self._read_claims(upto=held[candidate])
+            span = self._claims.pop(candidate, None)
+            if span is not None:
+                claimed.append((candidate, span))
                 seen.add(candidate)
             elif candidate not in seen and candidate not in held:
                 seen.add(candidate)
@@ -234,12 +255,20 @@ class MetricFile:
             self._blocks.append(_Block(begin, end, low, high))
         self._indexed = end
 
-    def _load_claims(self, upto: int, *, everything: bool = False) -> None:
-        for begin, data in self._whole_lines(self._claims_at, self._claims_end):
-            if begin >= upto or (len(self._claims) >= RECOVERY_POINTS_MAX and not everything):
+    def _read_claims(self, upto: int = 0) -> None:
+        """Read the lines to be claimed: as many as memory has room for, and all that begin before *upto*."""
+        while self._unread and self.fd >= 0:
+            begin, end = self._unread[0]
+            if begin >= upto and len(self._claims) >= RECOVERY_POINTS_MAX:
+                return
+            del self._unread[0]
+            for at, data in self._whole_lines(begin, end):
+                for line in _LINE.finditer(data):
+                    for point in identities(line[0] + b"\n"):
+                        self._claims[point] = at + line.start(), at + line.end() + 1
+                if at + len(data) < end:
+                    self._unread.insert(0, (at + len(data), end))
                 break
-            self._claims.update(identities(data))
-            self._claims_at = begin + len(data)
 
     def _whole_lines(self, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield stretches of whole lines, about BLOCK_BYTES each, and where they begin."""
@@ -294,6 +323,8 @@ class MetricFile:
     def _forget(self) -> None:
         self.length, self.top, self._indexed = 0, _BEFORE_ALL, 0
         self._blocks.clear()
+        self._claims.clear()
+        self._unread.clear()
 
 
 def _range(places: Iterable[Place]) -> tuple[Place, Place]:

@@ -96,7 +96,7 @@ class RunState:
                 "serial": self.serial,
                 "streams": self.streams,
                 "metrics": {
-                    key: [file.path[len(self.folder) + 1 :], file.length, *map(str, file.top)]
+                    key: [file.path[len(self.folder) + 1 :], file.length, *map(str, file.top), file.unclaimed()]
                     for key, file in self.files.items()
                 },
                 "params": self.params,
@@ -120,9 +120,9 @@ def restored(run_id: str, experiment: Experiment, saved: dict[str, Any] | None, 
         return state
     state.serial = saved["serial"]
     state.streams = saved["streams"]
-    for key, (path, length, ms, step) in saved["metrics"].items():
+    for key, (path, length, ms, step, unclaimed) in saved["metrics"].items():
         if path.startswith(f"{METRICS}/"):
-            state.files[key] = MetricFile(f"{state.folder}/{path}", decoded, length, (int(ms), int(step)))
+            state.files[key] = MetricFile(f"{state.folder}/{path}", decoded, length, (int(ms), int(step)), unclaimed)
     state.params = {
         key: {value: Order(*order) for value, order in versions.items()} for key, versions in saved["params"].items()
     }

@@ -92,7 +92,7 @@ class FileStore:
                 state.streams[stream] = end
                 return Applied(skipped=True)
             applied = Applied()
-            written: list[tuple[MetricFile, Admitted]] = []
+            written: list[tuple[MetricFile, Admitted, int]] = []
             try:
                 await self._place_artifacts(state, changes, stream, str(staging), applied)
                 self._write_texts(state, changes, stream, str(staging), applied)
@@ -100,8 +100,8 @@ class FileStore:
                 self._take_sessions(state, changes, stream)
                 await self._publish(state)
             except BaseException:
-                for file, admitted in written:
-                    file.unclaim(admitted)
+                for file, admitted, begin in written:
+                    file.unclaim(admitted, begin)
                 raise
             self._commit(state, changes, stream, end, applied)
         return applied
@@ -269,7 +269,7 @@ class FileStore:
         state: RunState,
         points: dict[str, list[Point]],
         applied: Applied,
-        written: list[tuple[MetricFile, Admitted]],
+        written: list[tuple[MetricFile, Admitted, int]],
     ) -> None:
         files, unsynced, work = state.files, state.unsynced, state.work
         for key, series in points.items():
@@ -284,7 +284,7 @@ class FileStore:
                 file = files[key] = MetricFile(texts.path_of(state, METRICS, key), self._decoded)
             self._open(file)
             admitted = file.admit(series)
-            written.append((file, admitted))
+            written.append((file, admitted, file.length))
             file.append(admitted, work)
             applied.stored += len(admitted.new) + len(admitted.claimed)
             applied.folded += admitted.folded
