@@ -10,7 +10,10 @@ from importlib import import_module
 import click
 
 COMMANDS = {
+    "demo": ("trainspool_agent.cli.demo:demo", "A real small training, logged live, and its result on screen."),
     "daemon": ("trainspool_agent.cli.daemon:daemon", "Run the agent in the foreground, for systemd and containers."),
+    "cat": ("trainspool_agent.cli.cat:cat", "Print events as JSON lines."),
+    "ls": ("trainspool_agent.cli.listing:ls", "List streams and segments."),
     "sync": ("trainspool_agent.cli.sync:sync", "Carry over what is there, orphans included, then leave."),
 }
 """name → where it is, what it does in a line"""
