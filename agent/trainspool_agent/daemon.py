@@ -24,6 +24,7 @@ from trainspool_agent.discover import Place
 from trainspool_agent.follow import Stores, carry
 from trainspool_agent.health import Health
 from trainspool_agent.liveness import Life, boot_id
+from trainspool_agent.pace import Pace
 from trainspool_agent.settings import Settings
 from trainspool_agent.tail import Stream
 
@@ -31,6 +32,7 @@ TICK_INTERVAL_S = 0.5
 HURRY_INTERVAL_S = 0.1  # while someone waits for us to be done
 RESCAN_INTERVAL_S = 5.0
 DURABLE_INTERVAL_S = 1.0
+SAVE_LOADED_S = 4.0
 STOP_PATIENCE_S = 3.0
 OPEN_FILES_WANTED = 65536
 LOG_BYTES_MAX = 10 << 20
@@ -62,6 +64,7 @@ class Agent:
         self.lock = AgentLock(self.folder)
         self.stores = Stores(boot, settings.store)
         self.health = Health(self.folder)
+        self.pace = Pace()
         self.streams: dict[Place, Stream] = {}
         self.finished: set[Place] = set()
         self._boot = boot
@@ -69,8 +72,8 @@ class Agent:
         self._spools: list[Path] = []
         self._tasks: dict[Place, asyncio.Task[None]] = {}
         self._stop, self._rearm = asyncio.Event(), asyncio.Event()
-        self._rescan_due = 0.0
-        self._rings_seen = -1
+        self._rescan_due = self._save_due = 0.0
+        self._births: frozenset[str] = frozenset()
         self._idle_since: float | None = None
         self.left_idle = False
         """It left by itself, for want of streams."""
@@ -124,24 +127,23 @@ class Agent:
     def _tick(self) -> None:
         notify("WATCHDOG=1")
         now = time.monotonic()
-        if now >= self._rescan_due or self._rings_changed():
+        if now >= self._rescan_due or self._births_seen():
             self._rescan()
         for stream in self.streams.values():
             if not stream.ended:
                 stream.probe()
-        self._save()
+        if now >= self._save_due:
+            # Where streams are many, less often: a restart then applies some seconds again, and folds them.
+            self._save_due = now + SAVE_LOADED_S * self.pace.interval_s
+            self._save()
+        with contextlib.suppress(OSError):
+            self.health.write()
         _limit_log()
 
-    def _rings_changed(self) -> bool:
-        """Whether a ring came or went: a stream may have been born in a spool we don't know."""
-        if self.ring_folder is None:
-            return False
-        try:
-            seen = os.stat(self.ring_folder).st_mtime_ns
-        except OSError:
-            return False
-        changed, self._rings_seen = seen != self._rings_seen, seen
-        return changed
+    def _births_seen(self) -> bool:
+        """Whether a ring or pointer came or went: a stream may have been born in a spool we don't know."""
+        before, self._births = self._births, discover.births(self.folder, self.ring_folder)
+        return self._births != before
 
     def _save(self) -> None:
         """Write what is due: applied checkpoints, cursors, health. A full disk stops none of the others."""
@@ -152,8 +154,6 @@ class Agent:
             self.health.note("checkpoint", error)
         for stream in self.streams.values():
             self._save_cursor(stream)
-        with contextlib.suppress(OSError):
-            self.health.write()
 
     def _save_cursor(self, stream: Stream) -> None:
         try:
@@ -165,9 +165,9 @@ class Agent:
 
     def _rescan(self) -> None:
         self._rescan_due = time.monotonic() + RESCAN_INTERVAL_S
-        found = discover.rings(self.ring_folder) if self.ring_folder else []
+        found = discover.rings(self.ring_folder, self.health.streams) if self.ring_folder else []
         pointed = discover.pointed_spools(self.folder)
-        spools = list(dict.fromkeys([*self._given, *(ring.place.spool for ring in found), *pointed]))
+        spools = list(dict.fromkeys([*self._given, *self._spools, *(ring.place.spool for ring in found), *pointed]))
         if spools != self._spools:
             self._spools = spools
             self.health.agent["spools"] = [str(spool) for spool in spools]
@@ -181,7 +181,8 @@ class Agent:
         for stream in self.streams.values():
             if not stream.ended:
                 stream.look_at_ring()
-                stream.wake.set()  # watches get lost, and don't exist on some network file systems
+                if stream.may_have_grown():
+                    stream.wake.set()  # watches get lost, and don't exist on some network file systems
 
     def _scan(self, spool: Path) -> None:
         try:
@@ -207,7 +208,7 @@ class Agent:
         self.streams[place] = stream
         self.health.streams[place.name] = stream.facts
         stream.probe()
-        self._tasks[place] = asyncio.create_task(carry(stream, self.stores), name=place.name)
+        self._tasks[place] = asyncio.create_task(carry(stream, self.stores, self.pace), name=place.name)
 
     def _finish(self, stream: Stream) -> None:
         """Nothing is left to do for this stream, and its cursor says so."""

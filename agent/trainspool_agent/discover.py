@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,20 +47,30 @@ class Ring(NamedTuple):
     identity: dict[str, Any]
 
 
-def rings(folder: Path) -> list[Ring]:
-    """Return the rings of *folder* that are sound and ours; others are left alone."""
+def births(folder: Path | None, ring_folder: Path | None) -> frozenset[str]:
+    """Return the names of rings and pointers: when they change, a stream came in a spool that may be unknown."""
+    names: list[str] = []
+    for place, suffix in ((ring_folder, layout.RING_SUFFIX), (folder and folder / POINTERS, POINTER_SUFFIX)):
+        if place is not None:
+            with contextlib.suppress(OSError):
+                names += [name for name in os.listdir(place) if name.endswith(suffix)]
+    return frozenset(names)
+
+
+def rings(folder: Path, known: Container[str] = ()) -> list[Ring]:
+    """Return the rings of *folder* that are sound, ours and of no *known* stream; others are left alone."""
     found = []
     for path in sorted(folder.glob(f"*{layout.RING_SUFFIX}")):
-        if not layout.is_stream_name(path.stem):
+        if not layout.is_stream_name(path.stem) or path.stem in known:
             continue
         try:
             with read_ring(path) as view:
                 identity = view.identity
-                sound = view.stream.hex() == path.stem
+                sound = view.stream.hex() == path.stem and isinstance(identity, dict)
         except (OSError, SpoolError, ValueError, msgpack.exceptions.UnpackException):
             continue
-        spool, host = identity.get("spool"), identity.get("host")
-        if sound and isinstance(spool, str) and os.path.isabs(spool) and layout.is_safe_name(str(host)):
+        spool, host = (identity.get("spool"), identity.get("host")) if sound else (None, None)
+        if isinstance(spool, str) and os.path.isabs(spool) and layout.is_safe_name(str(host)):
             found.append(Ring(path, Place(Path(spool), str(host), path.stem), identity))
     return found
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from trainspool.errors import TrainspoolError
 from trainspool_agent.compact import Batch, EventFrame, RunRef, compact
 from trainspool_agent.drain import leaves_unknown_tail
+from trainspool_agent.pace import Pace
 from trainspool_agent.store.errors import StoreRefused
 from trainspool_agent.store.writer import FileStore
 from trainspool_agent.tail import Stream, tail
@@ -21,9 +22,9 @@ STORES_MAX = 64
 log = logging.getLogger("trainspool.agent")
 
 
-async def follow(stream: Stream, stores: Stores) -> None:
+async def follow(stream: Stream, stores: Stores, pace: Pace) -> None:
     """Carry one stream's events into their stores, in order, until it has ended."""
-    async for items in tail(stream):
+    async for items in tail(stream, pace):
         frames = stream.learn(items)
         batch = await _apply(frames, stream, stores)
         if batch is None:
@@ -50,14 +51,14 @@ async def _apply(frames: list[EventFrame], stream: Stream, stores: Stores) -> Ba
         pause_s = min(2 * pause_s, RETRY_LAST_S)
 
 
-async def carry(stream: Stream, stores: Stores) -> None:
+async def carry(stream: Stream, stores: Stores, pace: Pace) -> None:
     """Follow *stream* to its end; whatever goes wrong is said and tried again, and never meets another stream."""
     pause_s = RETRY_FIRST_S
     while not stream.closing and not stream.ended:
         reached = stream.cursor.offset
         try:
             stream.begin(lambda run: stores.position(run, stream.name))
-            await follow(stream, stores)
+            await follow(stream, stores, pace)
         except (OSError, TrainspoolError) as error:
             _held(stream, error)
         except Exception as error:  # noqa: BLE001  the task's boundary: one stream's bug must not stop the others

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class Health:
         if not force and now - self._written_at < WRITE_INTERVAL_S:
             return
         facts = {**self.agent, "finished_streams": self.finished, "notes": self.notes}
-        facts["streams"] = [asdict(stream) for stream in self.streams.values()]
+        facts["streams"] = [vars(stream) for stream in self.streams.values()]
         text = json.dumps(facts)
         self._written_at = now
         if text == self._last:

@@ -16,12 +16,14 @@ import os
 import time
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from trainspool.spool import files, layout, lock
 
 HEARTBEAT_SILENCE_S = 35.0
+DOUBT_INTERVAL_S = 1.5  # how often a lock that is held is doubted; a death still shows within 2 s
 _NO_LOCKS = frozenset((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
 
 
@@ -37,6 +39,7 @@ class Process(Enum):
     ELSEWHERE = "elsewhere"  # another pid namespace or boot: its pid says nothing here
 
 
+@lru_cache(maxsize=1)
 def boot_id() -> str:
     """Return the kernel's boot id, empty where there is none."""
     try:
@@ -45,7 +48,9 @@ def boot_id() -> str:
         return ""
 
 
+@lru_cache(maxsize=1)
 def pid_namespace() -> int:
+    """Return the inode number of our pid namespace, 0 where it cannot be known."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -86,6 +91,7 @@ class Liveness:
         self._identity, self._left_in_order = identity, left_in_order
         self._fd = -1
         self._size, self._grew_at = -1, 0.0
+        self._doubt_at = 0.0
 
     def probe(self) -> Life:
         """Look once; cheap, so call it often. DEAD is final, and then the lock is held."""
@@ -124,6 +130,10 @@ class Liveness:
 
     def _locked(self) -> Life:
         """Held: by the living writer, unless that is gone and a child inherited the descriptor."""
+        now = time.monotonic()
+        if now < self._doubt_at:
+            return Life.ALIVE
+        self._doubt_at = now + DOUBT_INTERVAL_S
         if not self._is_same_file():
             self.close()
             return Life.ALIVE

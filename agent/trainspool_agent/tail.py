@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgpack
 from trainspool.errors import SpoolError
 from trainspool.spool import events, layout
 from trainspool.spool.reader import Damage, Frame, Item, Opened, StreamReader
-from trainspool.spool.ringfile import RingView, read_ring
+from trainspool.spool.ringfile import DROP_SLOT, DROP_SLOTS, DROPS_AT, RingView, read_ring
 from trainspool_agent import cursor as cursors
 from trainspool_agent import discover
 from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef
@@ -23,6 +24,7 @@ from trainspool_agent.discover import Place
 from trainspool_agent.drain import Drained, drain, leaves_unknown_tail
 from trainspool_agent.health import StreamFacts
 from trainspool_agent.liveness import Life, Liveness
+from trainspool_agent.pace import Pace
 
 TURN_BYTES = 128 << 10  # what one turn carries: under 20 ms of compaction and store
 CURSOR_INTERVAL_S = 1.0
@@ -48,6 +50,7 @@ class Stream:
         self._ring_folder = ring_folder
         self._ring: RingView | None = None
         self._saved_at, self._unsaved = 0.0, False
+        self._seen: tuple[int, int, int] | None = None
         self.liveness = Liveness(self.folder, self.find_identity, lambda: self.reader.in_order)
         self.reader = self._reader(self.cursor.offset)
 
@@ -175,6 +178,16 @@ class Stream:
         self.facts.worst_lag_ms = max(self.facts.worst_lag_ms, self.facts.lag_ms)
         return self.facts.lag_ms
 
+    def may_have_grown(self) -> bool:
+        """Whether its files look other than at the last such look; for when watches are silent."""
+        try:
+            info = os.stat(self.reader.path)
+            seen = (info.st_size, info.st_mtime_ns, os.stat(self.folder).st_mtime_ns)
+        except OSError:
+            return True
+        before, self._seen = self._seen, seen
+        return before != seen
+
     def save_cursor(self, *, force: bool = False, sync: bool = False) -> None:
         """Write the cursor if it changed and a second has passed. Raises OSError: it stays as it was."""
         now = time.monotonic()
@@ -198,12 +211,20 @@ class Stream:
 
     def look_at_ring(self) -> None:
         """Refresh what the ring says: how much is written, what was dropped; and find a ring made anew."""
-        self._close_ring()
         ring = None if self.dead else self._open_ring()
-        if ring is not None:
-            with contextlib.suppress(OSError):
-                self.facts.written = max(self.facts.stored, ring.end)
+        if ring is None:
+            return
+        try:
+            if os.stat(ring.path).st_ino != os.fstat(ring.fd).st_ino:
+                self._close_ring()
+                return
+            self.facts.written = max(self.facts.stored, ring.end)
+            # Slots are taken in order, the last one when all are: two looks tell that nothing was dropped.
+            slots = [os.pread(ring.fd, DROP_SLOT.size, DROPS_AT + DROP_SLOT.size * at) for at in (0, DROP_SLOTS - 1)]
+            if any(map(any, slots)):
                 self.facts.dropped = {run: list(counts) for run, counts in ring.drops.items()}
+        except OSError:
+            self._close_ring()
 
     def close(self) -> None:
         self.reader.close()
@@ -247,18 +268,25 @@ class Stream:
             self._ring = None
 
 
-async def tail(stream: Stream) -> AsyncIterator[list[Item]]:
+async def tail(stream: Stream, pace: Pace) -> AsyncIterator[list[Item]]:
     """Yield what is new, a turn's worth at a time, until the stream has ended or is closing.
+
+    *pace* says how long to let events gather once the reader has caught up with a living writer.
 
     Raises:
         SpoolError, OSError: the stream cannot be read on; begin again later.
     """
     while not stream.closing:
         stream.wake.clear()
+        begun, offset = time.monotonic(), stream.reader.offset
         items = stream.reader.read(TURN_BYTES)
         if items:
             yield items
-            await asyncio.sleep(0)  # the other streams' turn
+            if stream.dead or stream.reader.offset - offset >= TURN_BYTES:
+                await asyncio.sleep(0)  # behind: go on after the other streams' turn
+            else:
+                pace.spent(time.monotonic() - begun)
+                await asyncio.sleep(pace.interval_s)
         elif stream.dead and not stream.drained:
             await stream.drain()
         elif stream.dead and stream.reader.ended:
