@@ -296,7 +296,7 @@ class Pump:
 def _whole_pieces(data: bytes) -> list[Piece]:
     try:
         return list(pieces(data, FRAME_BYTES))
-    except (ValueError, msgpack.exceptions.UnpackException):
+    except (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException):
         # Foreign code wrote into our memory. The bytes go to disk as they are, and the agent names the damage.
         warn("the ring holds bytes that are no events; kept as they are", traceback=True)
         return [Piece(data, 0, 0, [], [])]

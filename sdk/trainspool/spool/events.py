@@ -71,19 +71,34 @@ def doubles(count: int) -> struct.Struct:
 
 def unpacker(data: bytes | memoryview) -> Any:
     """Return a bounded msgpack reader over *data*; iterate it for events, ``None`` for fillers."""
-    reader = msgpack.Unpacker(max_buffer_size=max(len(data), 1), use_list=True, **_LIMITS)
+    reader = msgpack.Unpacker(max_buffer_size=len(data) + 1, use_list=True, **_LIMITS)
     reader.feed(data)
     return reader
+
+
+def check_complete(reader: Any) -> None:
+    """Raise ValueError if what *reader* has left is the beginning of an event whose rest is missing."""
+    reader.feed(FILLER)  # it comes back as None only if it does not complete something else
+    if next(reader, 0) is not None:
+        raise ValueError("the last event is cut off")
 
 
 def decode(data: bytes | memoryview) -> Iterator[list[Any]]:
     """Yield the events of *data* in order, fillers left out.
 
     Raises:
-        ValueError: an element that is neither an array of the format's shape nor a filler.
+        ValueError: an element that is neither an array of the format's shape nor a filler, or the last one is cut off.
         msgpack.exceptions.UnpackException: not msgpack, or beyond the limits.
     """
-    for event in unpacker(data):
+    reader = unpacker(data)
+    while True:
+        try:
+            event = next(reader)
+        except StopIteration:
+            check_complete(reader)
+            return
+        except TypeError as error:  # a map with an array for a key
+            raise ValueError(f"not an event: {error}") from error
         if event is None:
             continue
         if type(event) is not list or not event or type(event[0]) is not int:
@@ -112,7 +127,8 @@ def pieces(data: bytes, piece_bytes: int) -> Iterator[Piece]:
     """Cut *data*, whole events, into runs of about *piece_bytes* and count each.
 
     Raises:
-        ValueError: *data* does not consist of whole events.
+        ValueError, TypeError, LookupError: *data* does not consist of whole events.
+        msgpack.exceptions.UnpackException: it is not msgpack, or beyond the limits.
     """
     reader = unpacker(data)
     begin = events = points = 0
@@ -137,7 +153,6 @@ def pieces(data: bytes, piece_bytes: int) -> Iterator[Piece]:
             if end - begin >= piece_bytes:
                 yield Piece(data[begin:end], events, points, definitions, ended)
                 begin, events, points, definitions, ended = end, 0, 0, [], []
-    if reader.tell() != len(data):
-        raise ValueError(f"an event is cut off at byte {reader.tell()} of {len(data)}")
+    check_complete(reader)
     if begin < len(data):
         yield Piece(data[begin:], events, points, definitions, ended)

@@ -77,7 +77,7 @@ class RingView:
     def end(self) -> int:
         """The stream offset behind the last committed byte."""
         offset = self.head
-        for base, tail in self._chunk_table():
+        for base, tail in sorted(self._chunk_table()):
             if base <= offset <= base + self.chunk_bytes:
                 offset = max(offset, base + tail)
         return offset

@@ -49,9 +49,9 @@ class SegmentWriter:
         self.broken = False  # the file's end is not known to be a frame's end: use no more
         self._repeat = b""
         try:
-            self._write(frame.encode(frame.IDENTITY, stream, offset, events=identity))
+            self._mark(frame.IDENTITY, identity)
             for definitions in _batches(dictionary):
-                self._write(frame.encode(frame.DICTIONARY, stream, offset, events=definitions))
+                self._mark(frame.DICTIONARY, definitions)
         except OSError:
             files.fs.close(self.fd)
             with contextlib.suppress(OSError):

@@ -62,7 +62,6 @@ def test_the_ring_of_the_vector_is_read_from_any_offset(tmp_path: Path) -> None:
         assert ring.identity["host"] == "vector-host" and ring.head == expected[0]["offset"]
 
 
-@pytest.mark.xfail(strict=True, reason="RingView.end walks the chunks in file order, not in order of their base")
 def test_the_end_of_a_ring_is_found_whichever_chunk_comes_first_in_the_file(tmp_path: Path) -> None:
     [packed] = VECTORS.glob("*.ring.gz")
     (tmp_path / "a.ring").write_bytes(content(packed))
