@@ -83,7 +83,7 @@ class Stored:
     @property
     def meta(self) -> dict[str, str]:
         lines = (self.folder / "meta.yaml").read_text("utf-8").splitlines()
-        return {key: value.strip("'") for key, _, value in (line.partition(": ") for line in lines)}
+        return {key: value.strip("'\"") for key, _, value in (line.partition(": ") for line in lines)}
 
     @property
     def status(self) -> int:

@@ -5,7 +5,6 @@ The witness is the script itself: after each call has returned it counts it in m
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from pathlib import Path
@@ -139,21 +138,15 @@ def tell(outcomes: list[Outcome]) -> None:
     print(f"{len(outcomes)} kills, {points} points logged, {dropped} dropped and counted, 0 lost, 0 twice; {marked}")
 
 
-def new_seed() -> int:
-    seed = int(os.environ.get("TRAINSPOOL_TEST_SEED") or random.randrange(1 << 32))
-    print(f"seed {seed}: repeat with TRAINSPOOL_TEST_SEED={seed}")
-    return seed
-
-
-def test_killed_at_random_moments_the_store_has_every_accepted_point(tmp_path: Path) -> None:
+def test_killed_at_random_moments_the_store_has_every_accepted_point(tmp_path: Path, seed: int) -> None:
     with Box(tmp_path) as box:
-        outcomes = kill_many(box, new_seed(), 8)
+        outcomes = kill_many(box, seed, 8)
     assert max(outcome.marked_s or 0 for outcome in outcomes) <= MARKED_S, outcomes
 
 
-def test_killed_with_a_ring_too_small_every_drop_is_counted(tmp_path: Path) -> None:
+def test_killed_with_a_ring_too_small_every_drop_is_counted(tmp_path: Path, seed: int) -> None:
     with Box(tmp_path) as box:
-        outcomes = kill_many(box, new_seed(), 2, ring_bytes=262_144)
+        outcomes = kill_many(box, seed, 2, ring_bytes=262_144)
         witness = box.witness()
         box.run(TRAINER, witness.path, 0.0, 150_000, TRAINSPOOL_RING_BYTES="262144")
         box.sync()
@@ -186,8 +179,8 @@ def test_killed_before_the_first_pump_turn_beside_a_daemon_is_marked_too(tmp_pat
         box.stop(agent)
 
 
-def test_killed_without_an_agent_sync_carries_all(tmp_path: Path) -> None:
-    rng = random.Random(new_seed())
+def test_killed_without_an_agent_sync_carries_all(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
     with Box(tmp_path) as box:
         witnesses = [kill_one(box, rng)[0] for _ in range(2)]
         box.sync()
@@ -197,16 +190,16 @@ def test_killed_without_an_agent_sync_carries_all(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("ring_bytes", [0, 262_144])
-def test_killed_a_hundred_times(tmp_path: Path, ring_bytes: int) -> None:
+def test_killed_a_hundred_times(tmp_path: Path, seed: int, ring_bytes: int) -> None:
     with Box(tmp_path) as box:
-        outcomes = kill_many(box, new_seed(), 100, ring_bytes=ring_bytes)
+        outcomes = kill_many(box, seed, 100, ring_bytes=ring_bytes)
     late = [outcome for outcome in outcomes if (outcome.marked_s or 0) > MARKED_S]
     assert not late, late
 
 
 @pytest.mark.long
-def test_killed_without_an_agent_fifty_times(tmp_path: Path) -> None:
-    rng = random.Random(new_seed())
+def test_killed_without_an_agent_fifty_times(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
     with Box(tmp_path) as box:
         outcomes = []
         for _ in range(50):
