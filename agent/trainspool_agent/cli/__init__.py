@@ -14,6 +14,7 @@ COMMANDS = {
     "daemon": ("trainspool_agent.cli.daemon:daemon", "Run the agent in the foreground, for systemd and containers."),
     "cat": ("trainspool_agent.cli.cat:cat", "Print events as JSON lines."),
     "ls": ("trainspool_agent.cli.listing:ls", "List streams and segments."),
+    "status": ("trainspool_agent.cli.status:status", "Show the agent, its streams and problems; or a run's account."),
     "sync": ("trainspool_agent.cli.sync:sync", "Carry over what is there, orphans included, then leave."),
 }
 """name → where it is, what it does in a line"""
