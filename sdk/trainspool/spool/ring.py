@@ -56,7 +56,7 @@ class Chunk:
     def fill(self) -> None:
         """Commit the rest of the chunk as fillers; repeatable, and right beside other writers."""
         size = len(self.memory)
-        while rest := size - self.memory.tell():
+        while not self.refused and (rest := size - self.memory.tell()):
             with contextlib.suppress(ValueError):  # another thread's event took some of it: fill what is left now
                 self.write(FILLER * rest)
         self.tail[0] = self.position
@@ -72,9 +72,18 @@ class Chunk:
         self.words[0] = base
         return type(self)(self.memory, self.words, base, self.position)
 
+    @property
+    def refused(self) -> bool:
+        """Whether this object's lap is over, or a fork made it another process's."""
+        return self.write is _refuse
+
     def refuse(self) -> None:
         """Let every further append by this object fail, without touching the memory."""
         self.write, self.tail = _refuse, [0]
+
+    def abandon(self) -> None:
+        """``refuse`` in a forked child, where a thread that is not here may hold any lock."""
+        self.refuse()
 
 
 class FreeThreadedChunk(Chunk):
@@ -98,9 +107,17 @@ class FreeThreadedChunk(Chunk):
         with self.lock:
             super().fill()
 
+    @property
+    def refused(self) -> bool:
+        return self.closed
+
     def refuse(self) -> None:
         with self.lock:
             self.closed = True
+
+    def abandon(self) -> None:
+        self.lock, self.closed = threading.RLock(), True
+        self.words = memoryview(bytearray(16)).cast("Q")  # for a call that was past the question when it forked
 
 
 def _refuse(_: bytes) -> object:
@@ -134,12 +151,13 @@ class Ring:
         self.ring_bytes = chunk_bytes * count
         self.chunk_bytes = chunk_bytes
         header, memories = _map(self.path, chunk_bytes, count)
-        self._header = header
+        self._header: mmap.mmap | bytearray = header
         self.words = memoryview(header).cast("Q")
         self._lock = threading.RLock()
         self._dropped: deque[tuple[str, int, int]] = deque()
         self._counting = False
         self.successor: int | None = None
+        self._next: Ring | None = None
         self.drop_slots: dict[str, int] = {}
         header[ringfile.IDENTITY_AT : ringfile.IDENTITY_AT + len(identity)] = identity
         self.chunks = self._make_chunks(memories, base)
@@ -189,11 +207,16 @@ class Ring:
             if following.base != full.base + self.chunk_bytes:
                 return None
             full.fill()
-            self.chunk = following
-            return following
+            # Only if a signal handler during the fill has not gone further: its chunks may have had their lap already.
+            if self.chunk is full:
+                self.chunk = following
+            return self.chunk
 
     def drop(self, run_id: str, points: int, events: int) -> None:
         """Count what did not fit, in the header, so that the count outlives the process."""
+        if self._next is not None:
+            self._next.drop(run_id, points, events)
+            return
         self._dropped.append((run_id, points, events))
         with self._lock:
             if self._counting:  # a signal handler inside the loop below, which goes on to count this one too
@@ -287,7 +310,8 @@ class Ring:
             for run_id in self.drop_slots:
                 new.drop(run_id, *self.dropped(run_id))
             last.fill()
-            self.successor = new.chunk.base
+            self.path = None  # its file is gone, and the new one may have the same name
+            self._next, self.successor = new, new.chunk.base
             self.chunk = new.chunk  # a thread that is about to rotate here finds itself in the new ring
         return new
 
@@ -313,7 +337,9 @@ class Ring:
     def abandon(self) -> None:
         """In a forked child: this is the parent's ring; never touch it again, not even from a call in progress."""
         for chunk in self.chunks:
-            chunk.refuse()
+            chunk.abandon()
+        self._lock, self._header = threading.RLock(), bytearray(ringfile.HEADER_BYTES)
+        self.words = memoryview(self._header).cast("Q")
 
 
 def _shape(folder: Path | None, ring_bytes: int) -> tuple[int, int]:

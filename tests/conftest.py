@@ -1,0 +1,28 @@
+"""Fixtures for every test: a place of its own for whatever logs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import spooled
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[spooled.Place]:
+    """A spool, a store and a ring folder of this test's own."""
+    made = spooled.make_place(tmp_path)
+    yield made
+    made.clean_up()
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A fresh seed, printed where a test fails; set TEST_SEED to repeat one."""
+    import os
+
+    chosen = int(os.environ.get("TEST_SEED") or random.SystemRandom().randrange(1 << 31))
+    print(f"seed {chosen}: TEST_SEED={chosen} pytest {request.node.nodeid!r}")
+    return chosen

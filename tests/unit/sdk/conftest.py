@@ -1,0 +1,48 @@
+"""A stream of the test's own inside the test process, and all of it let go of afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import spooled
+
+from trainspool import active, fluent, leaving, source
+from trainspool.stream import stream
+
+
+def let_go() -> None:
+    """Be as a process that has not logged yet."""
+    pump = stream.pump
+    if pump is not None:
+        pump.finish(2.0)
+        for ring in pump.rings:
+            ring.unlink()
+        pump.close_after_fork()
+    stream.generation += 1
+    stream._reset()
+    stream.settings = stream._store = None
+    active._process.clear()
+    active._last.clear()
+    active._thread.run, active._thread.stack = None, ()
+    fluent._experiment.clear()
+    fluent._uri_said.clear()
+    leaving._uncaught.clear()
+    source.user.cache_clear()
+
+
+@pytest.fixture
+def here(place: spooled.Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[spooled.Place]:
+    """This process logs into *place*."""
+    for name in ("EXPERIMENT", "RUN_ID", "RUN_NAME", "RING_BYTES", "DISABLED", "HOST"):
+        monkeypatch.setenv(f"TRAINSPOOL_{name}", "")
+        monkeypatch.delenv(f"TRAINSPOOL_{name}")
+    for name, value in place.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MLFLOW_RUN_CONTEXT", raising=False)
+    let_go()
+    yield place
+    let_go()
+    for name in [name for name in os.environ if name.startswith("TRAINSPOOL_")]:
+        del os.environ[name]
