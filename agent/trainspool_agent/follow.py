@@ -97,6 +97,7 @@ class Stores:
     def __init__(self, boot_id: str, elsewhere: Path | None = None) -> None:
         self._boot_id, self._elsewhere = boot_id, elsewhere
         self._open: dict[Path, FileStore] = {}
+        self._recorded: dict[str, FileStore] = {}
         self._complained: set[tuple[str, str]] = set()
 
     def at(self, recorded: str) -> FileStore:
@@ -106,13 +107,20 @@ class Stores:
             StoreRefused: it can be neither seen nor made here.
             OSError: the disk.
         """
-        root = find_root(recorded, self._elsewhere)
-        store = self._open.get(root)
+        store = self._recorded.get(recorded)
         if store is None:
-            if len(self._open) >= STORES_MAX:
-                self._open.pop(next(iter(self._open))).close()
-            store = self._open[root] = FileStore(root, boot_id=self._boot_id)
+            root = find_root(recorded, self._elsewhere)
+            store = self._open.get(root) or self._make(root)
+            self._recorded[recorded] = store
         return store
+
+    def _make(self, root: Path) -> FileStore:
+        if len(self._open) >= STORES_MAX:
+            oldest = self._open.pop(next(iter(self._open)))
+            self._recorded = {recorded: store for recorded, store in self._recorded.items() if store is not oldest}
+            oldest.close()
+        made = self._open[root] = FileStore(root, boot_id=self._boot_id)
+        return made
 
     def position(self, run: RunRef, stream: str) -> int:
         """The stream offset up to which the run's store has its events; 0 where the store cannot say (yet)."""
@@ -207,6 +215,7 @@ class Stores:
         for store in self._open.values():
             store.close()
         self._open.clear()
+        self._recorded.clear()
 
 
 def find_root(recorded: str, elsewhere: Path | None) -> Path:
