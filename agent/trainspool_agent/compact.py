@@ -28,7 +28,7 @@ from trainspool_agent.store.layout import is_run_id
 from trainspool_agent.store.limits import DEFINITIONS_MAX, ENDED_RUNS_REMEMBERED
 
 Epitaph = End
-_MALFORMED = (TypeError, ValueError, LookupError, OverflowError, struct.error)
+_MALFORMED = (AttributeError, TypeError, ValueError, LookupError, OverflowError, struct.error)
 _STEP_END = 1 << 63
 _ID_END = 1 << 32
 _NS_PER_MS = 1_000_000

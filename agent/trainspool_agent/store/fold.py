@@ -192,7 +192,7 @@ class MetricFile:
         self.top = max(self.top, high)
 
     def unclaim(self, admitted: Admitted, begin: int) -> None:
-        """The events of *admitted* will come again: what they put behind *begin*, and claimed, is to be claimed again."""
+        """The events of *admitted* come again: what they put behind *begin*, and what they claimed, is free again."""
         self._claims.update(admitted.claimed)
         if begin < self.length:
             self._unread.append((begin, self.length))

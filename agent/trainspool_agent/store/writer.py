@@ -111,9 +111,12 @@ class FileStore:
         self._experiments.apply(change)
 
     def advance(self, run: RunRef, stream: str, end: int) -> None:
-        """Nothing for this run up to *end*: only the position moves."""
-        state = self._state(run.run_id)
-        if state.experiment is not None and state.streams.get(stream, 0) < end:
+        """Nothing for this run up to *end*: only the position moves.
+
+        A run that is not in memory stays where it is: a restart then reads a little more, and finds nothing to do.
+        """
+        state = self._states.get(run.run_id)
+        if state is not None and state.experiment is not None and state.streams.get(stream, 0) < end:
             state.streams[stream] = end
             self._touch(state)
 

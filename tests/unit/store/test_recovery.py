@@ -12,6 +12,7 @@ from handmade import BOOT, Stream, contents, feed, feed_async, open_store
 
 from trainspool.spool import events as ev
 from trainspool_agent.compact import Dictionary, EventFrame
+from trainspool_agent.store.writer import FileStore
 
 RUN = "a" * 32
 
@@ -54,9 +55,9 @@ def without_place(files: dict[str, bytes], root: Path) -> dict[str, bytes]:
     return {name: data.replace(str(root).encode(), b"ROOT") for name, data in files.items() if name.count("/") > 1}
 
 
-def crash(store: object) -> None:
+def crash(store: FileStore) -> None:
     """The agent is gone: nothing more is written, descriptors close."""
-    for file in store._open_files:  # type: ignore[attr-defined]
+    for file in store._open_files:
         file.close()
 
 
@@ -200,9 +201,7 @@ def test_nuls_left_by_a_power_cut_are_mended(tmp_path: Path) -> None:
     assert without_place(contents(root), root) == expected
 
 
-def test_a_failed_write_leaves_the_position_and_the_same_events_complete_it(
-    tmp_path: Path, monkeypatch: object
-) -> None:
+def test_a_failed_write_leaves_the_position_and_the_same_events_complete_it(tmp_path: Path) -> None:
     import trainspool_agent.store.fold as fold
 
     stream, root = a_stream(8), tmp_path / "runs"

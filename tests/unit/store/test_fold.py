@@ -1,0 +1,115 @@
+"""A point is in the file once, whatever comes in whatever order."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainspool_agent.store import fold
+from trainspool_agent.store.fold import DecodedBlocks, MetricFile, identities, identity
+
+MAX = 1.7976931348623157e308
+_values = st.sampled_from((0.0, -0.0, 1.0, float("nan"), float("inf"), -float("inf"), MAX, -MAX, 0.1))
+_points = st.lists(st.tuples(st.integers(0, 6), st.integers(-2, 3), _values), min_size=1, max_size=12)
+
+
+def write(file: MetricFile, points: list[tuple[int, int, float]], work: Path) -> int:
+    if file.fd < 0:
+        file.open()
+    admitted = file.admit(points)
+    file.append(admitted, str(work))
+    return admitted.folded
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(_points, max_size=6), st.booleans())
+def test_every_different_point_is_in_the_file_once(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[int, int, float]]], reopen: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("fold")
+    file = MetricFile(str(folder / "m"), DecodedBlocks())
+    folded = 0
+    for points in batches:
+        folded += write(file, points, folder)
+        if reopen:
+            file.close()
+            file = MetricFile(file.path, DecodedBlocks(), file.length, file.top)
+    file.close()
+    every = [identity(*point) for points in batches for point in points]
+    stored = list(identities((folder / "m").read_bytes())) if every else []
+    assert len(stored) == len(set(stored)) and set(stored) == set(every)
+    assert folded == len(every) - len(stored)
+
+
+def test_many_streams_into_one_key_with_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(fold, "DECODED_BLOCKS_MAX", 3)
+    rnd, file = random.Random(1), MetricFile(str(tmp_path / "m"), DecodedBlocks())
+    clocks, every = [0] * 16, []
+    for _ in range(300):
+        stream = rnd.randrange(16)
+        points = []
+        for _ in range(rnd.randint(1, 8)):
+            clocks[stream] += rnd.choice((0, 1))
+            points.append((clocks[stream], rnd.choice((0, stream)), float(rnd.choice((stream, 0)))))
+        every += points
+        write(file, points, tmp_path)
+    assert write(file, every, tmp_path) == len(every)
+    stored = list(identities((tmp_path / "m").read_bytes()))
+    assert len(stored) == len(set(stored)) and set(stored) == {identity(*point) for point in every}
+    file.close()
+
+
+def test_what_is_to_be_claimed_waits_in_the_file_when_it_is_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fold, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(fold, "RECOVERY_POINTS_MAX", 10)
+    points = [(ms, 0, float(ms)) for ms in range(500)]
+    first = MetricFile(str(tmp_path / "m"), DecodedBlocks())
+    write(first, points, tmp_path)
+    first.close()
+    again = MetricFile(first.path, DecodedBlocks())
+    again.open()
+    claimed = 0
+    for at in range(0, 500, 7):
+        admitted = again.admit(points[at : at + 7])
+        again.append(admitted, str(tmp_path))
+        claimed += len(admitted.claimed)
+        assert len(again._claims) < 60
+    assert (claimed, again.unclaimed()) == (500, [])
+    assert write(again, points, tmp_path) == 500
+    again.close()
+
+
+def test_a_file_that_holds_only_a_torn_line_goes(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"170 1.")
+    file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
+    assert not file.open()
+    assert not (tmp_path / "m").exists()
+    write(file, [(170, 0, 1.5)], tmp_path)
+    assert (tmp_path / "m").read_bytes() == b"170 1.5 0\n"
+    file.close()
+
+
+def test_lines_of_every_form_that_mlflow_writes_are_understood() -> None:
+    data = b"1 2.0\n3 nan 4\n5 0.5 6 dataset digest\nrubbish\n7 x 8\n\n"
+    assert list(identities(data)) == [(1, 0, 2.0), (3, 4, None), (5, 6, 0.5)]
+
+
+def test_a_short_write_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
+    write(file, [(1, 0, 1.0)], tmp_path)
+    real = fold.os.write
+    monkeypatch.setattr(fold.os, "write", lambda fd, data: real(fd, data[:3]))
+    with pytest.raises(OSError, match="No space"):
+        write(file, [(2, 0, 2.0)], tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n"
+    write(file, [(2, 0, 2.0)], tmp_path)
+    assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n2 2.0 0\n"
+    file.close()
