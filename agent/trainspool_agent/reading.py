@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -11,9 +12,11 @@ from trainspool.spool import events as ev
 from trainspool.spool import layout
 from trainspool.spool.reader import Damage
 from trainspool_agent import eventfacts, walk
-from trainspool_agent.compact import Dictionary
+from trainspool_agent.compact import Dictionary, EventFrame
 from trainspool_agent.inspect_spool import SeenStream
 from trainspool_agent.streamframes import Event, StreamFrames, Trouble, events_in_segment, events_of
+
+Found = dict[str, Any] | Trouble
 
 
 class Wanted(NamedTuple):
@@ -39,7 +42,7 @@ class Wanted(NamedTuple):
 
 
 class Source(Protocol):
-    def facts(self, wanted: Wanted) -> Iterator[dict[str, Any] | Trouble]:
+    def facts(self, wanted: Wanted) -> Iterator[Found]:
         """Yield what is there, in order; damage and whatever else cannot be shown as ``Trouble``."""
 
 
@@ -49,7 +52,7 @@ class SegmentSource:
     def __init__(self, path: Path) -> None:
         self.path, self.names = path, Dictionary()
 
-    def facts(self, wanted: Wanted) -> Iterator[dict[str, Any] | Trouble]:
+    def facts(self, wanted: Wanted) -> Iterator[Found]:
         stream = stream_in(self.path)
         for event in events_in_segment(self.path, self.names):
             if isinstance(event, Trouble):
@@ -79,9 +82,17 @@ class StreamSource:
             name = stream_in(folder / str(segments[0]))
         return cls(name, StreamFrames(folder, bytes.fromhex(name)))
 
-    def facts(self, wanted: Wanted) -> Iterator[dict[str, Any] | Trouble]:
+    def facts(self, wanted: Wanted) -> Iterator[Found]:
+        return self._facts(self.frames.read(), wanted)
+
+    def latest(self, wanted: Wanted, count: int) -> list[Found]:
+        """Read to the end; return the last *count* of the last *count* frames."""
+        parts = deque(self.frames.read(), maxlen=count)
+        return list(deque(self._facts(parts, wanted), maxlen=count))
+
+    def _facts(self, parts: Iterable[EventFrame | Damage | Trouble], wanted: Wanted) -> Iterator[Found]:
         names = self.frames.dictionary
-        for part in self.frames.read():
+        for part in parts:
             if isinstance(part, Trouble):
                 yield part
             elif isinstance(part, Damage):

@@ -53,15 +53,11 @@ class StreamFrames:
     def __init__(self, folder: Path, stream: bytes, rings: Iterable[Path] = (), begin: int = 0) -> None:
         self.dictionary = Dictionary()
         self.position = begin
-        self._folder, self._stream, self._rings = folder, stream, list(rings)
+        self._folder, self._stream, self.rings = folder, stream, list(rings)
         # From a segment's beginning, so that what its frames define is known. Retention may have taken the first ones.
         names = layout.segments(folder)
         starts = [name.offset for name in names if name.offset <= begin] or [name.offset for name in names[:1]]
-        self._reader = StreamReader(folder, stream, max(starts, default=0), writer_alive=lambda: bool(self._rings))
-
-    @property
-    def ended(self) -> bool:
-        return self._reader.ended
+        self._reader = StreamReader(folder, stream, max(starts, default=0), writer_alive=lambda: bool(self.rings))
 
     def read(self) -> Iterator[EventFrame | Damage | Trouble]:
         """Yield what is there beyond ``position``; the dictionary then knows all that it needs."""
@@ -103,7 +99,7 @@ class StreamFrames:
             yield from self._segments()
 
     def _open_ring(self) -> RingView | None:
-        for path in self._rings:
+        for path in self.rings:
             with contextlib.suppress(OSError, SpoolError, *_MALFORMED):
                 view = read_ring(path)
                 if view.stream == self._stream:

@@ -14,8 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SDK = ROOT / "sdk" / "trainspool"
 AGENT = ROOT / "agent" / "trainspool_agent"
-# The demo is training code that ships with the agent: it logs as a user does, through the public names.
-LOGS_AS_A_USER = {AGENT / "demo" / "training.py"}
+# The demo is training code that ships with the agent; `trainspool run` owns the run of the command that it wraps. Both
+# log as a user does, through the public names.
+LOGS_AS_A_USER = {AGENT / "demo" / "training.py", AGENT / "wrapped.py"}
 BARE_PACKAGES = {"_typeshed", "msgpack"}
 
 

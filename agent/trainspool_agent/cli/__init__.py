@@ -14,8 +14,10 @@ COMMANDS = {
     "daemon": ("trainspool_agent.cli.daemon:daemon", "Run the agent in the foreground, for systemd and containers."),
     "cat": ("trainspool_agent.cli.cat:cat", "Print events as JSON lines."),
     "ls": ("trainspool_agent.cli.listing:ls", "List streams and segments."),
+    "run": ("trainspool_agent.cli.run:run", "Run a command as a tracked run."),
     "status": ("trainspool_agent.cli.status:status", "Show the agent, its streams and problems; or a run's account."),
     "sync": ("trainspool_agent.cli.sync:sync", "Carry over what is there, orphans included, then leave."),
+    "tail": ("trainspool_agent.cli.tail:tail", "Follow what is being logged, live."),
 }
 """name → where it is, what it does in a line"""
 
