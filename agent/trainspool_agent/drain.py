@@ -76,7 +76,7 @@ class Survey:
             reader.close()
         self.identity = self.identity or reader.identity
         self.offset, self.counts = max(self.offset, reader.offset), reader.counts or self.counts
-        self.sealed, self.in_order = reader.ended, reader.ended and reader.in_order
+        self.sealed, self.in_order = reader.ended, reader.in_order
         self.learn(reader.last_events)
         return reader.offset == 0 or (bool(reader.last_events) and reader.counts is not None)
 

@@ -48,7 +48,8 @@ def at_exit() -> None:
     if stream.pump is None:
         return
     end = stream.ring.end
-    exit_wait_s = stream.configured().exit_wait_s
+    configured = stream.configured()
+    exit_wait_s = configured.exit_wait_s if stream.agent.is_coming(configured) else 0.0
     in_store = stream.wait(exit_wait_s) if exit_wait_s > 0 else False
     in_spool = stream.finish(max(0.1, DRAIN_S_MAX - (time.monotonic() - begun if not exit_wait_s else 0)))
     _say_where(runs or [run for run in (active.last(),) if run is not None and run.owner], in_spool, in_store, end)

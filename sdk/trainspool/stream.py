@@ -26,7 +26,7 @@ from trainspool.identity import identity
 from trainspool.pump import Pump
 from trainspool.spool import events
 from trainspool.spool.layout import stream_folder
-from trainspool.spool.ring import Chunk, Ring
+from trainspool.spool.ring import Ring
 from trainspool.spool.ringfolder import ring_folder
 from trainspool.version import __version__
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 KEYSETS_MAX = 1024
 HOUSEKEEPING_INTERVAL_S = 1.0
 WAIT_POLL_S = 0.005
+TURN_WAIT_S = 0.2
 
 
 class _Closed:
@@ -66,18 +67,20 @@ def _refuse(_: bytes) -> object:
     raise ValueError("no stream yet")
 
 
-class _LastChunk:
-    """After the pump has stopped, at exit: what other exit handlers log goes through to the segment at once."""
+class _LastRing:
+    """After the pump has stopped, at exit: what other exit handlers log goes through to a segment at once."""
 
-    position = 0
+    def __init__(self, ring: Ring, pump: Pump) -> None:
+        self.ring, self.pump = ring, pump
+        self.chunk = _Closed(_refuse)  # so that every log call comes here
 
-    def __init__(self, chunk: Chunk, pump: Pump) -> None:
-        self.chunk, self.pump, self.tail = chunk, pump, [0]
-
-    def write(self, data: bytes) -> None:
-        self.chunk.write(data)
-        self.chunk.tail[0] = self.chunk.position
+    def append(self, data: bytes) -> bool:
+        appended = self.ring.append(data)
         self.pump.turn()
+        return appended
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ring, name)
 
 
 class Stream:
@@ -282,8 +285,9 @@ class Stream:
         ring, pump = self.ring, self.pump
         if not pump.finish(timeout):
             return False
-        ring.chunk = _LastChunk(ring.chunk, pump)
-        ring.unlink()
+        if isinstance(ring, Ring):
+            self.ring = _LastRing(ring, pump)
+            ring.unlink()
         return True
 
     # -- fork ---------------------------------------------------------------------------------------------------
@@ -302,7 +306,6 @@ class Stream:
         self._reset()
 
 
-TURN_WAIT_S = 0.2
 stream = Stream()
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=stream.after_fork_in_child)

@@ -239,7 +239,8 @@ class StreamReader:
         elif header.kind == frame.DICTIONARY:
             items.append(Opened(self.identity, bytes(body), segment.path))
         elif header.kind == frame.SEAL:
-            segment.sealed, self.in_order = True, bytes(body) == ENDED_IN_ORDER
+            segment.sealed = True
+            self.in_order = self.in_order or bytes(body) == ENDED_IN_ORDER
         if counted and self.counts is None and header.kind != frame.DATA and header.offset == self.offset:
             self.counts = header.events_before, header.points_before
 
