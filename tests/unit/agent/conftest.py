@@ -25,9 +25,14 @@ GONE_PID = 2**22 + 1  # beyond the kernel's largest pid
 
 
 class MadeStream:
-    """One stream with one run and one metric `loss`; by default of a process that is gone."""
+    """One stream with one run and one metric `loss`, of a process that is gone.
 
-    def __init__(self, box: Box, *, run_id: str | None = None, store: Path | None = None, ring: bool = True) -> None:
+    *locked*: of another pid namespace, so that its lock alone says whether it lives; it is held until `die`.
+    """
+
+    def __init__(
+        self, box: Box, *, run_id: str | None = None, store: Path | None = None, ring: bool = True, locked: bool = False
+    ) -> None:
         self.raw = os.urandom(16)
         self.place = Place(box.spool, layout.host_name(), self.raw.hex())
         self.folder = self.place.folder
@@ -35,14 +40,17 @@ class MadeStream:
         self.store = store or box.store
         self.identity: dict[str, Any] = {
             "format": 1, "stream": self.raw.hex(), "host": self.place.host, "boot": boot_id(), "pid": GONE_PID,
-            "pidns": pid_namespace(), "started": 1, "uid": os.getuid(), "rank": None, "wall": WALL, "mono": 1,
-            "spool": str(box.spool), "ring": None, "sdk": "test", "program": "/x/train.py",
+            "pidns": 1 if locked else pid_namespace(), "started": 1, "uid": os.getuid(), "rank": None, "wall": WALL,
+            "mono": 1, "spool": str(box.spool), "ring": None, "sdk": "test", "program": "/x/train.py",
         }  # fmt: skip
         self.ring = Ring(self.raw, msgpack.packb(self.identity), box.rings, 1 << 18) if ring else None
         self.ring_path = self.ring.path if self.ring else None
         self.segment: SegmentWriter | None = None
         self.step = 0
         self._lock = -1
+        if locked:
+            (self.folder / layout.STAGING).mkdir(parents=True)
+            self._lock = lock.hold(str(self.folder))
         self._write(self._birth())
 
     def _birth(self) -> bytes:
@@ -80,7 +88,7 @@ class MadeStream:
     def _to_segment(self, data: bytes) -> None:
         if self.segment is None:
             (self.folder / layout.STAGING).mkdir(parents=True, exist_ok=True)
-            (self.folder / layout.LOCK).touch()
+            (self.folder / layout.LOCK).touch(exist_ok=True)
             identity = msgpack.packb(self.identity)
             self.segment = SegmentWriter(str(self.folder), self.raw, identity, [], 0, 0, 0)
         for piece in events.pieces(data, 1 << 16):
@@ -92,10 +100,6 @@ class MadeStream:
             self.ring.unlink()
         assert self.segment
         self.segment.seal(in_order=True)
-
-    def live(self) -> None:
-        """Hold the lock, as a living writer does."""
-        self._lock = lock.hold(str(self.folder))
 
     def die(self) -> None:
         os.close(self._lock)
@@ -130,7 +134,9 @@ class MadeStream:
         return [int(line.split()[2]) for line in lines]
 
     def status(self) -> int:
-        [line] = [line for line in (self.run_folder / "meta.yaml").read_text().splitlines() if line.startswith("status:")]
+        [line] = [
+            line for line in (self.run_folder / "meta.yaml").read_text().splitlines() if line.startswith("status:")
+        ]
         return int(line.split()[1])
 
 
