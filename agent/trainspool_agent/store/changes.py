@@ -84,6 +84,11 @@ class RunChanges:
         return sum(map(len, self.points.values()))
 
     @property
+    def may_show(self) -> bool:
+        """Whether this may change the run's status, times or name."""
+        return bool(self.starts or self.ends or self.tags or self.staged_tags or self.epitaph is not None)
+
+    @property
     def newest_ms(self) -> int:
         """The time of the latest point logged, 0 without points."""
         return max((points[-1][0] for points in self.points.values() if points), default=0)

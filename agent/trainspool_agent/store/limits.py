@@ -31,7 +31,7 @@ EXPERIMENT_NAME_CHARACTERS_MAX = 500
 EXPERIMENT_TAGS_MAX = 10_000
 
 # one store
-OPEN_FILES_MAX = 256
+OPEN_FILES_MAX = 4096  # and no more than half of what the process may open (RLIMIT_NOFILE)
 RUNS_IN_MEMORY_MAX = 512
 BLOCK_BYTES = 64 << 10  # of a metric file, one entry of its index
 DECODED_BLOCKS_MAX = 64

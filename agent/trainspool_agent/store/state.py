@@ -48,6 +48,7 @@ class RunState:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     name: str | None = None  # as last set by an event
     published: Published = field(default_factory=Published)
+    shown: bool = False  # *published* is what should be
     provisional: bool = False  # made before its start event was seen: its start time is a guess
     gone: bool = False  # removed by someone while we carried it
     serial: int = 0  # of the state: rises with every change

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from trainspool_agent.store.changes import ExperimentChange, Point, RunChanges, 
 from trainspool_agent.store.errors import Refused, StoreRefused
 from trainspool_agent.store.experiments import Experiments
 from trainspool_agent.store.files import sync_all
-from trainspool_agent.store.fold import Admitted, DecodedBlocks, MetricFile
+from trainspool_agent.store.fold import DecodedBlocks, Identity, MetricFile, Span
 from trainspool_agent.store.layout import METRICS
 from trainspool_agent.store.limits import (
     ARTIFACTS_REMEMBERED,
@@ -34,6 +35,8 @@ from trainspool_agent.store.limits import (
 )
 from trainspool_agent.store.state import Published, RunState, restored
 from trainspool_agent.store.versions import Order
+
+_Written = tuple[MetricFile, Sequence[tuple[Identity, Span]], int]  # what it claimed, its length before
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class FileStore:
         self._experiments.prepare()
         self._decoded = DecodedBlocks()
         self._open_files: OrderedDict[MetricFile, None] = OrderedDict()
+        self._open_files_max = min(OPEN_FILES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._states: OrderedDict[str, RunState] = OrderedDict()
         self._dirty: dict[str, RunState] = {}
         self._undurable: dict[str, None] = {}
@@ -92,16 +96,17 @@ class FileStore:
                 state.streams[stream] = end
                 return Applied(skipped=True)
             applied = Applied()
-            written: list[tuple[MetricFile, Admitted, int]] = []
+            written: list[_Written] = []
             try:
                 await self._place_artifacts(state, changes, stream, str(staging), applied)
                 self._write_texts(state, changes, stream, str(staging), applied)
                 self._write_points(state, changes.points, applied, written)
                 self._take_sessions(state, changes, stream)
-                await self._publish(state)
+                if changes.may_show or not state.shown or len(state.problems) > state.problems_told:
+                    await self._publish(state)
             except BaseException:
-                for file, admitted, begin in written:
-                    file.unclaim(admitted, begin)
+                for file, claimed, begin in written:
+                    file.unclaim(claimed, begin)
                 raise
             self._commit(state, changes, stream, end, applied)
         return applied
@@ -272,7 +277,7 @@ class FileStore:
         state: RunState,
         points: dict[str, list[Point]],
         applied: Applied,
-        written: list[tuple[MetricFile, Admitted, int]],
+        written: list[_Written],
     ) -> None:
         files, unsynced, work = state.files, state.unsynced, state.work
         for key, series in points.items():
@@ -285,14 +290,21 @@ class FileStore:
                     state.note_problem(f"more than {METRIC_KEYS_MAX} metric keys: the rest is left out")
                     continue
                 file = files[key] = MetricFile(texts.path_of(state, METRICS, key), self._decoded)
+            if unsynced is not None:
+                unsynced.add(file.path)
+            if len(series) == 1 and file.fd >= 0:
+                written.append((file, (), file.length))
+                self._open_files.move_to_end(file)
+                if file.append_one(series[0]):
+                    applied.stored += 1
+                    continue
+                written.pop()
             self._open(file)
             admitted = file.admit(series)
-            written.append((file, admitted, file.length))
+            written.append((file, admitted.claimed, file.length))
             file.append(admitted, work)
             applied.stored += len(admitted.new) + len(admitted.claimed)
             applied.folded += admitted.folded
-            if unsynced is not None:
-                unsynced.add(file.path)
 
     def _open(self, file: MetricFile) -> None:
         """Have *file* open and up to date; the files used least lately are closed for it."""
@@ -303,7 +315,7 @@ class FileStore:
         else:
             file.open()
         opened[file] = None
-        if len(opened) > OPEN_FILES_MAX:
+        if len(opened) > self._open_files_max:
             opened.popitem(last=False)[0].close()
 
     def _take_sessions(self, state: RunState, changes: RunChanges, stream: str) -> None:
@@ -318,9 +330,11 @@ class FileStore:
         """Bring ``meta.yaml`` and our own tags to what the run's sessions say."""
         want = runs.wanted(state)
         runs.write_own_tags(state, want)
-        if want == state.published:
-            return
-        if await asyncio.to_thread(runs.publish_meta, state, want):
+        if want != state.published:
+            state.shown = await asyncio.to_thread(runs.publish_meta, state, want)
+        else:
+            state.shown = True
+        if state.shown:
             state.published = want
             state.provisional = state.provisional and want.status is None
 
