@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": ("trainspool_agent.cli.demo:demo", "A real small training, logged live, and its result on screen."),
     "daemon": ("trainspool_agent.cli.daemon:daemon", "Run the agent in the foreground, for systemd and containers."),
     "cat": ("trainspool_agent.cli.cat:cat", "Print events as JSON lines."),
+    "doctor": ("trainspool_agent.cli.doctor:doctor", "Check whether this box is set up well."),
     "ls": ("trainspool_agent.cli.listing:ls", "List streams and segments."),
     "run": ("trainspool_agent.cli.run:run", "Run a command as a tracked run."),
     "status": ("trainspool_agent.cli.status:status", "Show the agent, its streams and problems; or a run's account."),

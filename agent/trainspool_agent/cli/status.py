@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from trainspool.spool.layout import host_name
 from trainspool_agent import account, findrun, inspect_spool, overview
 from trainspool_agent.cli import show
 from trainspool_agent.settings import Settings
@@ -80,13 +81,13 @@ def _print_streams(facts: dict[str, Any], everything: bool) -> None:
     shown = [fact for fact in facts["streams"] if everything or not overview.is_quiet(fact)]
     rows = []
     for fact in shown:
-        program = Path(str(fact["program"] or "")).name
+        program = Path(str(fact["program"] or "")).name + ("" if fact["host"] == host_name() else f" on {fact['host']}")
         sizes = show.size(fact["written"]), show.size(fact["in_ring"]), show.size(fact["waiting"])
         lag = show.seconds(fact["lag_ms"] / 1000) if fact["waiting"] else "-"
         drops = show.count(sum(points for points, _ in fact["dropped"].values()))
-        name = fact["stream"][:8], fact["life"], f"{program} ({fact['pid']})"
+        name = fact["stream"][:8], fact["life"], program, fact["pid"]
         rows.append((*name, *sizes, lag, drops, show.seconds(fact["absorbs_s"])))
-    headings = "stream", "life", "program", ">in spool", ">in ring", ">not stored", ">lag", ">drops", ">absorbs"
+    headings = "stream", "life", "program", ">pid", ">spooled", ">in ring", ">unstored", ">lag", ">drops", ">absorbs"
     if rows:
         show.print_table(headings, rows)
     over = len(facts["streams"]) - len(shown)
