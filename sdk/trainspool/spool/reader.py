@@ -165,7 +165,7 @@ class StreamReader:
         self.counts: tuple[int, int] | None = (0, 0) if offset == 0 else None
         """Events and points before `offset`, None until a frame says so."""
         self.in_order = False
-        """The last seal read says that its process left in order, its ring drained."""
+        """A seal said that its process left in order, its ring drained."""
         self.keep_last = False
         """Whether to keep `last_events`: the events of the last sound data frame met, known before or not."""
         self.last_events = b""

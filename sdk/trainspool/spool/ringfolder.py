@@ -10,14 +10,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainspool.spool.mounts import is_memory
+
 RING_DIR_VARIABLE = "TRAINSPOOL_RING_DIR"
-_MEMORY_FILE_SYSTEMS = frozenset((b"tmpfs", b"ramfs", b"hugetlbfs"))
 
 
 def ring_folder() -> Path | None:
     """Return the folder for this user's rings, made if absent; None if no shared memory can be had."""
     for folder in _candidates():
-        if _is_memory(folder.parent if not folder.exists() else folder) and _is_private_folder(folder):
+        if is_memory(folder) and _is_private_folder(folder):
             return folder
     return None
 
@@ -49,20 +50,6 @@ def _candidates() -> Iterator[Path]:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         yield Path(runtime, "trainspool")
-
-
-def _is_memory(folder: Path) -> bool:
-    try:
-        device = os.stat(folder).st_dev
-        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return False
-    number = b"%d:%d" % (os.major(device), os.minor(device))
-    for line in mounts:  # 36 35 98:0 /root /mount options - type source super-options (proc(5))
-        fields = line.split(b" ")
-        if fields[2] == number:
-            return fields[fields.index(b"-") + 1] in _MEMORY_FILE_SYSTEMS
-    return False
 
 
 def _is_private_folder(folder: Path) -> bool:
