@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import islice
+from operator import lt
+from typing import Any, NamedTuple
 
 Point = tuple[int, int, float]  # ms, step, value
+
+
+class Lines(Sequence[Point]):
+    """Points that rise strictly, none of them infinite, with the text of their lines already made."""
+
+    __slots__ = ("_count", "_first", "_last", "text")
+
+    def __init__(self, text: str, first: Point, last: Point, count: int) -> None:
+        self.text, self._first, self._last, self._count = text, first, last, count
+
+    @classmethod
+    def of(cls, points: Sequence[Point]) -> Lines | None:
+        """Return *points* as lines, or None if they do not rise or are none."""
+        if not points or not all(map(lt, points, islice(points, 1, None))):
+            return None
+        text = "".join([f"{ms} {value!r} {step}\n" for ms, step, value in points])
+        # Infinities sort apart from the largest floats but are the same point; nothing else slips by.
+        return None if "inf" in text else cls(text, points[0], points[-1], len(points))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Point]:
+        for line in self.text.splitlines():
+            ms, value, step = line.split(" ")
+            yield int(ms), int(step), float(value)
+
+    def __getitem__(self, at: Any) -> Any:
+        if at in (0, -self._count):
+            return self._first
+        return self._last if at in (-1, self._count - 1) else list(self)[at]
 
 
 class Text(NamedTuple):

@@ -14,11 +14,9 @@ import sys
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from operator import lt
 from typing import NamedTuple
 
-from trainspool_agent.store.changes import Point
+from trainspool_agent.store.changes import Lines, Point
 from trainspool_agent.store.limits import BLOCK_BYTES, DECODED_BLOCKS_MAX, RECOVERY_POINTS_MAX
 
 Identity = tuple[int, int, "float | None"]
@@ -159,11 +157,10 @@ class MetricFile:
 
     def admit(self, points: Sequence[Point]) -> Admitted:
         """Tell which of *points* are to be written. Writes nothing; what it claims, ``unclaim`` gives back."""
-        if points[0][:2] > self.top and all(map(lt, points, islice(points, 1, None))):
-            text = "".join([f"{ms} {value!r} {step}\n" for ms, step, value in points])
-            # Infinities sort apart from the largest floats but are the same point; nothing else slips by.
-            if "inf" not in text:
-                return Admitted(text, points, [], 0, True)
+        if points[0][:2] > self.top:
+            lines = points if isinstance(points, Lines) else Lines.of(points)
+            if lines is not None:
+                return Admitted(lines.text, points, [], 0, True)
         return self._admit_one_by_one(points)
 
     def append(self, admitted: Admitted, work: str) -> None:
