@@ -8,6 +8,7 @@ Source: design.md §2.1-2.2.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -30,7 +31,9 @@ SYNC_INTERVAL_S = 1.0
 FRAME_BYTES = 128 << 10
 SEGMENT_BYTES = 16 << 20
 SEGMENT_AGE_S = 3600.0
+SYNC_BACKOFF_S_MAX = 60.0
 KEPT_BYTES_MAX = 8 << 20
+HEARTBEAT_INTERVAL_S = 10.0
 COMPLAINT_INTERVAL_S = 60.0
 
 
@@ -67,8 +70,12 @@ class Pump:
         self._wake, self._stopping = threading.Event(), False
         self._turn_lock = threading.Lock()
         self._lock_fd = -1
+        self._locks_work = True
         self._writer: SegmentWriter | None = None
-        self._opened_at = self._sync_due = self._complained_at = 0.0
+        self._unfinished: SegmentWriter | None = None  # a rewrite under way
+        self._suspect = False  # what is kept must be written again, to a new segment, before anything else
+        self._trusted: list[SegmentWriter] = []  # whose syncs count: opened since what is kept was last written again
+        self._opened_at = self._sync_due = self._sync_backoff_s = self._complained_at = self._heartbeat_due = 0.0
         self._position = Kept(0, 0, 0, Piece(b"", 0, 0, [], []))
         self._dictionary: dict[bytes, bytes] = {}
         self._retired: list[bytes] = []
@@ -99,6 +106,7 @@ class Pump:
         with self._turn_lock:
             try:
                 self._housekeeping()
+                self._mend_segment()
                 self._drain()
                 self._look_after_segment()
             except OSError as error:
@@ -116,7 +124,8 @@ class Pump:
         deadline = time.monotonic() + timeout
         self._stopping = True
         self.wake()
-        self.thread.join(timeout)
+        if self.thread.ident is not None:
+            self.thread.join(timeout)
         if self.thread.is_alive():
             return False
         while True:
@@ -138,6 +147,8 @@ class Pump:
     def _drain(self) -> None:
         while True:
             ring = self.rings[0]
+            if ring.head < self._position.offset:  # interrupted (Ctrl-C at exit) when all but this was done
+                ring.advance(self._position.offset - ring.head)
             data = ring.committed()
             if data:
                 self._write_all(ring, data)
@@ -159,32 +170,34 @@ class Pump:
         self._kept_bytes += len(piece.data)
         while self._kept_bytes > KEPT_BYTES_MAX and len(self._kept) > 1:
             self._kept_bytes -= len(self._kept.popleft().piece.data)
+        for definition in piece.definitions:
+            self._dictionary[_definition_name(definition)] = definition
+        self._retired += (b"\x04" + msgpack.packb(run) for run in piece.ended)
+        # Last, and at once: whoever finds the writer or what is kept ahead of it knows that this was interrupted.
         self._position = Kept(
             before.offset + len(piece.data),
             before.events_before + piece.events,
             before.points_before + piece.points,
             piece,
         )
-        for definition in piece.definitions:
-            self._dictionary[_definition_name(definition)] = definition
-        self._retired += (b"\x04" + msgpack.packb(run) for run in piece.ended)
 
     def _open(self) -> SegmentWriter:
-        """Begin a segment where the stream stands; the folder and the lock first, if this is the first one."""
-        if self._lock_fd < 0:
-            files.fs.make_folder(f"{self.folder}/{STAGING}")
-            self._lock_fd = lock.hold(self.folder)
-            parents = [self.folder, *(self.folder.rsplit("/", depth)[0] for depth in (1, 2, 3))]
-            self._new_folders += parents
-        at = self._position
-        writer = self._new_writer(at)
+        """Begin a segment where the stream stands."""
+        writer = self._new_writer(self._position)
         for run in self._retired:  # ended before this segment; only now, as a frame may still have used them
             self._dictionary.pop(run, None)
         self._retired.clear()
-        self._writer, self._opened_at = writer, time.monotonic()
+        self._use(writer)
         return writer
 
     def _new_writer(self, at: Kept) -> SegmentWriter:
+        """Make a segment that begins at *at*; folder and lock first, if this is the first one or they are gone."""
+        if self._lock_fd < 0 or _folder_is_gone(self.folder):
+            self._close_lock()
+            files.fs.make_folder(f"{self.folder}/{STAGING}")
+            self._lock_fd = lock.hold(self.folder)
+            self._locks_work = lock.works(self._lock_fd)
+            self._new_folders += (self.folder.rsplit("/", depth)[0] for depth in (1, 2, 3))
         definitions = list(self._dictionary.values())
         writer = SegmentWriter(
             self.folder, self.stream, self.identity, definitions, at.offset, at.events_before, at.points_before
@@ -192,33 +205,54 @@ class Pump:
         self._new_folders.append(self.folder)
         return writer
 
+    def _use(self, writer: SegmentWriter) -> None:
+        self._writer, self._opened_at = writer, time.monotonic()
+        self._trusted.append(writer)
+
     # -- the segment's health -----------------------------------------------------------------------------------
 
-    def _look_after_segment(self) -> None:
+    def _mend_segment(self) -> None:
+        """Before anything is added: is what was written still there and to be trusted? If not, write it again."""
         self._hear_syncer()
+        writer = self._writer
+        if writer is not None:
+            interrupted = writer.offset != self._position.offset
+            self._suspect = self._suspect or writer.broken or interrupted or _is_gone(writer)
+        elif self._kept and _folder_is_gone(self.folder):
+            self._suspect = True
+        if self._suspect:
+            self._rewrite()
+
+    def _look_after_segment(self) -> None:
+        """Roll, sync or show that we live, if it is time."""
         writer, now = self._writer, time.monotonic()
         if writer is None:
             return
-        if writer.broken or _is_gone(writer):
-            self._rewrite()
-        elif writer.bytes >= SEGMENT_BYTES or now - self._opened_at >= SEGMENT_AGE_S:
+        if writer.bytes >= SEGMENT_BYTES or now - self._opened_at >= SEGMENT_AGE_S:
             writer.seal()
             self._request_sync(writer, last=True)
             self._writer = None
         elif now >= self._sync_due and (self._syncer is None or self._syncer.idle) and self._kept:
-            self._sync_due = now + SYNC_INTERVAL_S
+            self._sync_due = now + max(SYNC_INTERVAL_S, self._sync_backoff_s)
             self._request_sync(writer, last=False)
+        elif not self._locks_work and now >= self._heartbeat_due:
+            self._heartbeat_due = now + HEARTBEAT_INTERVAL_S
+            writer.heartbeat()
 
     def _request_sync(self, writer: SegmentWriter, *, last: bool) -> None:
-        if self._syncer is None:
-            self._syncer = Syncer()
         folders, self._new_folders = list(dict.fromkeys(self._new_folders)), []
         staged = [self.staged.popleft() for _ in range(len(self.staged))]
-        self._syncer.request(writer, last=last, folders=folders, staged=staged)
+        self._syncs().request(writer, last=last, folders=folders, staged=staged)
+
+    def _syncs(self) -> Syncer:
+        if self._syncer is None:
+            self._syncer = Syncer()
+        return self._syncer
 
     def sync_now(self) -> None:
-        """Ask for a sync at the next turn rather than in its own time."""
-        self._sync_due = 0.0
+        """Ask for a sync at the next turn rather than in its own time; not of a device that fails them."""
+        if not self._sync_backoff_s:
+            self._sync_due = 0.0
         self.wake()
 
     def _hear_syncer(self) -> None:
@@ -226,35 +260,63 @@ class Pump:
             result = self._syncer.results.popleft()
             if result.error is not None:
                 self._complain(result.error)
-                self._rewrite()
-                continue
-            self.synced_offset = max(self.synced_offset, result.offset)
-            while self._kept and self._kept[0].offset + len(self._kept[0].piece.data) <= result.offset:
-                self._kept_bytes -= len(self._kept.popleft().piece.data)
+                self._suspect = True
+                self._sync_backoff_s = min(max(1.0, 2 * self._sync_backoff_s), SYNC_BACKOFF_S_MAX)
+                self._new_folders += result.folders
+                self.staged.extend(result.staged)
+            elif result.writer in self._trusted and not self._suspect:
+                self._sync_backoff_s = 0.0
+                self.synced_offset = max(self.synced_offset, result.offset)
+                while self._kept and self._kept[0].offset + len(self._kept[0].piece.data) <= result.offset:
+                    self._kept_bytes -= len(self._kept.popleft().piece.data)
+                if result.last:
+                    self._trusted.remove(result.writer)
 
     def _rewrite(self) -> None:
         """Leave a segment that cannot be trusted, and write what is not known to be on the device to a new one.
 
         After a failed sync the kernel may have dropped the pages and marked them clean, so trying again would lie
         (LWN, "PostgreSQL's fsync() surprise", 2018). If we die half-way, both files hold equal bytes: a reader skips.
-        """
-        suspect, self._writer = self._writer, None
-        if not self._kept:
-            return
-        if _folder_is_gone(self.folder):
-            self._lock_fd = self._close_lock()
-            files.fs.make_folder(f"{self.folder}/{STAGING}")
-            self._lock_fd = lock.hold(self.folder)
-        writer = self._new_writer(self._kept[0])
-        for kept in self._kept:
-            writer.append(kept.piece)
-        self._writer, self._opened_at = writer, time.monotonic()
-        warn("left %s, whose content is suspect; written again to %s", suspect and suspect.path, writer.path)
 
-    def _close_lock(self) -> int:
-        if self._lock_fd >= 0:
-            files.fs.close(self._lock_fd)
-        return -1
+        Raises:
+            OSError: it failed; the next turn tries again, and drains nothing before.
+        """
+        left, self._writer = self._writer, None
+        if left is not None:
+            self._syncs().close(left)
+        self._trusted.clear()
+        while self._kept and self._kept[-1].offset >= self._position.offset:
+            self._kept_bytes -= len(self._kept.pop().piece.data)
+        if not self._kept:
+            self._suspect = False
+            return
+        try:
+            writer = self._continued() or self._new_writer(self._kept[0])
+        except FileExistsError as error:  # the device has failed so often: what is kept stays where it is
+            self._complain(error)
+            self._kept.clear()
+            self._kept_bytes, self._suspect = 0, False
+            return
+        self._unfinished = writer
+        for kept in self._kept:
+            if kept.offset >= writer.offset:
+                writer.append(kept.piece)
+        self._suspect, self._unfinished = False, None
+        self._use(writer)
+        warn("left %s, whose content is suspect; written again to %s", left and left.path, writer.path)
+
+    def _continued(self) -> SegmentWriter | None:
+        """Return what an earlier rewrite began, if it can go on: a full disk must not fill with attempts."""
+        writer, self._unfinished = self._unfinished, None
+        if writer is None or not (writer.broken or _is_gone(writer)):
+            return writer
+        self._syncs().close(writer)
+        return None
+
+    def _close_lock(self) -> None:
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            files.fs.close(fd)
 
     def _seal_in_order(self) -> bool:
         if self._writer is None:
@@ -270,9 +332,6 @@ class Pump:
 
     def _complain(self, error: OSError) -> None:
         """Remember why the spool takes nothing; say it once a minute, not ten times a second."""
-        writer = self._writer
-        if writer is not None and writer.broken:
-            self._writer = None
         self.error = error
         now = time.monotonic()
         if now - self._complained_at >= COMPLAINT_INTERVAL_S or not self._complained_at:
@@ -288,9 +347,11 @@ class Pump:
 
     def close_after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent, and unlock nothing."""
-        for fd in (self._lock_fd, self._writer.fd if self._writer else -1):
+        writers = [writer.fd for writer in (self._writer, self._unfinished) if writer is not None]
+        for fd in (self._lock_fd, *writers):
             if fd >= 0:
-                os.close(fd)
+                with contextlib.suppress(OSError):  # the pump was just closing it
+                    os.close(fd)
 
 
 def _whole_pieces(data: bytes) -> list[Piece]:

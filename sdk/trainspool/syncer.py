@@ -21,7 +21,18 @@ class Synced(NamedTuple):
 
     writer: SegmentWriter
     offset: int
+    last: bool
     error: OSError | None
+    folders: list[str]
+    staged: list[str]
+
+
+class _Request(NamedTuple):
+    writer: SegmentWriter
+    sync: bool
+    last: bool
+    folders: list[str]
+    staged: list[str]
 
 
 class Syncer:
@@ -30,31 +41,49 @@ class Syncer:
     def __init__(self) -> None:
         self.results: deque[Synced] = deque()
         self.idle = True
-        self._requests: queue.SimpleQueue[tuple[SegmentWriter, bool, list[str], list[str]]] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="trainspool-sync", daemon=True).start()
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        try:
+            threading.Thread(target=self._run, name="trainspool-sync", daemon=True).start()
+            self._threaded = True
+        except RuntimeError:  # Python >= 3.12 starts no thread once it exits; then who asks waits
+            self._threaded = False
 
     def request(self, writer: SegmentWriter, *, last: bool, folders: list[str], staged: list[str]) -> None:
         """Sync *writer*'s file; *last* closes it too. First the staged files and new *folders* that its events name."""
-        self.idle = False
-        self._requests.put((writer, last, folders, staged))
+        self._put(_Request(writer, True, last, folders, staged))
+
+    def close(self, writer: SegmentWriter) -> None:
+        """Close a file that is left behind, when no sync of it is under way any more."""
+        self._put(_Request(writer, False, True, [], []))
+
+    def _put(self, request: _Request) -> None:
+        if self._threaded:
+            self.idle = False
+            self._requests.put(request)
+        else:
+            self._serve(request)
 
     def _run(self) -> None:
         while True:
-            writer, last, folders, staged = self._requests.get()
-            offset, error = writer.offset, None
-            try:
-                for path in staged:
+            self._serve(self._requests.get())
+            self.idle = self._requests.empty()
+
+    def _serve(self, request: _Request) -> None:
+        writer, offset, error = request.writer, request.writer.offset, None
+        try:
+            if request.sync:
+                for path in request.staged:
                     _sync_staged(path)
                 writer.sync()
-                for path in folders:
+                for path in request.folders:
                     files.fs.sync_folder(path)
-            except OSError as caught:
-                error = caught
-            if last:
-                with contextlib.suppress(OSError):
-                    writer.close()
-            self.results.append(Synced(writer, offset, error))
-            self.idle = self._requests.empty()
+        except OSError as caught:
+            error = caught
+        if request.last:
+            with contextlib.suppress(OSError):
+                writer.close()
+        if request.sync:
+            self.results.append(Synced(writer, offset, request.last, error, request.folders, request.staged))
 
 
 def _sync_staged(path: str) -> None:

@@ -148,7 +148,7 @@ def pieces(data: bytes, piece_bytes: int) -> Iterator[Piece]:
             points += points_in(event)
             if kind == END:
                 ended.append(event[1])
-        if not events & 63:
+        if kind != POINT or not events & 63:  # asking costs as much as a point; the others may be large
             end = reader.tell()
             if end - begin >= piece_bytes:
                 yield Piece(data[begin:end], events, points, definitions, ended)

@@ -6,18 +6,24 @@ Source: sdk/docs/spool-format.md, "Files".
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 
 from trainspool.spool import files
 from trainspool.spool.layout import LOCK
 
+NO_LOCKS = frozenset((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
+
 
 def hold(folder: str) -> int:
     """Make the stream's lock file and hold its lock; return the descriptor, which is the lock.
 
+    Where the file system has no locks (Lustre mounted without them), the file is there and nothing holds it: a reader
+    that tries meets the same error, and judges by process table and heartbeat.
+
     Raises:
-        OSError: the folder cannot be written, or its file system has no locks.
+        OSError: the folder cannot be written.
     """
     temporary = f"{folder}/{LOCK}.{os.getpid()}.tmp"
     with contextlib.suppress(FileNotFoundError):
@@ -25,9 +31,24 @@ def hold(folder: str) -> int:
     fd = files.fs.create(temporary)
     try:
         # Locked before it has its name: nobody ever sees this file unlocked while we live.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        works(fd)
         files.fs.rename(temporary, f"{folder}/{LOCK}")
     except BaseException:
         files.fs.close(fd)
         raise
     return fd
+
+
+def works(fd: int) -> bool:
+    """Lock *fd*; whether its file system has locks. Ours already: changes nothing.
+
+    Raises:
+        OSError: someone else holds it, or the disk.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
