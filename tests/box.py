@@ -203,7 +203,7 @@ class Box:
         with open(self.folder / "agent.err", "ab") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "trainspool_agent", "daemon", *options],
-                env={**self.environment, **environment},
+                env={**self._agents_environment(), **environment},
                 cwd=self.folder,
                 stdout=stderr,
                 stderr=stderr,
@@ -234,7 +234,7 @@ class Box:
         """Carry over what is there; return what was said."""
         done = subprocess.run(
             [sys.executable, "-m", "trainspool_agent", "sync", *map(str, spools)],
-            env=self.environment,
+            env=self._agents_environment(),
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -243,6 +243,10 @@ class Box:
         )
         assert done.returncode == 0, (done.returncode, done.stdout[-2000:], done.stderr[-3000:])
         return done.stdout + done.stderr
+
+    def _agents_environment(self) -> dict[str, str]:
+        """An agent carries to the stores that the streams name; told of one, it would have a place for all others."""
+        return {name: value for name, value in self.environment.items() if name != "TRAINSPOOL_STORE"}
 
     def _end_autostarted_agent(self) -> None:
         pid = self.agent_pid()

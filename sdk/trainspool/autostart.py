@@ -154,8 +154,11 @@ def stored_offset(folder: str) -> int:
 
 
 def _is_ours(name: str) -> bool:
-    """TRAINSPOOL_* and XDG_* say where things are; a run's id and name are the script's alone."""
-    return name.startswith(("TRAINSPOOL_", "XDG_")) and not name.startswith("TRAINSPOOL_RUN")
+    """TRAINSPOOL_* and XDG_* say where things are; a run's id and name are the script's alone.
+
+    So is its store: an agent that is told of one takes it for every run whose own store it cannot reach.
+    """
+    return name.startswith(("TRAINSPOOL_", "XDG_")) and not name.startswith(("TRAINSPOOL_RUN_", "TRAINSPOOL_STORE"))
 
 
 def _write_pointer(spool: Path) -> None:
