@@ -6,43 +6,20 @@ Source: sdk/docs/spool-format.md, "Events".
 from __future__ import annotations
 
 import gc
-import struct
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from trainspool.spool import events as ev
-from trainspool_agent.store.changes import (
-    Artifact,
-    End,
-    ExperimentChange,
-    Gap,
-    Point,
-    RunChanges,
-    StagedTag,
-    Start,
-    Text,
-)
-from trainspool_agent.store.layout import is_run_id
-from trainspool_agent.store.limits import DEFINITIONS_MAX, ENDED_RUNS_REMEMBERED
+from trainspool_agent.dictionary import Dictionary, RunRef
+from trainspool_agent.intake import HANDLERS, MALFORMED, end_of, experiment_of, float_of
+from trainspool_agent.store.changes import End, ExperimentChange, Point, RunChanges
+
+__all__ = ["Batch", "Dictionary", "Epitaph", "EventFrame", "RunRef", "compact"]
 
 Epitaph = End
-_MALFORMED = (AttributeError, TypeError, ValueError, LookupError, OverflowError, struct.error)
 _STEP_END = 1 << 63
-_ID_END = 1 << 32
 _NS_PER_MS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class RunRef:
-    """A run as a stream defines it. *owner*: the stream called ``start_run`` for it."""
-
-    run_id: str
-    store: str
-    experiment_id: str | None
-    experiment_name: str | None
-    owner: bool
 
 
 class EventFrame(NamedTuple):
@@ -51,59 +28,6 @@ class EventFrame(NamedTuple):
     offset: int
     end: int
     events: bytes
-
-
-class Dictionary:
-    """One stream's definitions; learns from definition events. Belongs to whoever follows the stream."""
-
-    def __init__(self) -> None:
-        self.keys: dict[int, str] = {}
-        self.keysets: dict[int, tuple[str, ...]] = {}
-        self.runs: dict[int, RunRef] = {}
-        self._ended: OrderedDict[int, None] = OrderedDict()
-
-    def learn(self, definitions: bytes) -> None:
-        """Learn a run of definition events: a frame's definitions, or the events of a dictionary frame.
-
-        Raises:
-            ValueError, TypeError, LookupError: not definitions; those before the bad one are learnt.
-        """
-        for event in ev.decode(definitions):
-            if event[0] in ev.DEFINITIONS:
-                self.define(event)
-
-    def define(self, event: list[Any]) -> None:
-        """Learn one definition event."""
-        kind, number = event[0], event[1]
-        if type(number) is not int or not 0 <= number < _ID_END:
-            raise ValueError(f"not an id: {number!r:.80}")
-        if kind == ev.DEFINE_KEY:
-            self._put(self.keys, number, _text(event[2]))
-        elif kind == ev.DEFINE_KEYSET:
-            self._put(self.keysets, number, tuple(self.keys[key] for key in event[2]))
-        else:
-            run_id, owner, store, experiment_id, experiment_name = event[2:7]
-            if not is_run_id(_text(run_id)):
-                raise ValueError(f"not a run id: {run_id!r:.80}")
-            ref = RunRef(run_id, _text(store), _optional(experiment_id), _optional(experiment_name), bool(owner))
-            self._put(self.runs, number, ref)
-            self._ended.pop(number, None)
-
-    def end(self, number: int) -> None:
-        """The stream ended this run: its number is kept a while, in case it is used without being defined anew."""
-        self._ended[number] = None
-        while len(self._ended) > ENDED_RUNS_REMEMBERED:
-            self.runs.pop(self._ended.popitem(last=False)[0], None)
-
-    def open_owned(self) -> Iterator[int]:
-        """The numbers of the runs that the stream owns and is not known to have ended."""
-        return (number for number, run in self.runs.items() if run.owner and number not in self._ended)
-
-    @staticmethod
-    def _put(table: dict[int, Any], number: int, meaning: Any) -> None:
-        if number not in table and len(table) >= DEFINITIONS_MAX:
-            raise ValueError(f"more than {DEFINITIONS_MAX} definitions in one stream")
-        table[number] = meaning
 
 
 @dataclass(slots=True, repr=False)
@@ -217,7 +141,7 @@ class _Folding:
             try:
                 self._fold_events(reader)
                 break
-            except _MALFORMED as error:
+            except MALFORMED as error:
                 self._note_malformed(error, frame.offset + reader.tell())
                 if reader.tell() == stuck_at:
                     return  # the reader itself cannot go on: what follows in this frame has no meaning
@@ -251,7 +175,7 @@ class _Folding:
                     if not time.__class__ is step.__class__ is integer or not -_STEP_END <= step < _STEP_END:
                         raise ValueError("time or step is no 64-bit integer")
                     if value.__class__ is not number:
-                        value = _as_float(value)
+                        value = float_of(value)
                     events += 1
                     sink = sinks[run]
                     if sink is not None:
@@ -295,15 +219,10 @@ class _Folding:
                 self._sinks.pop(event[1], None)
             return 0
         if kind == ev.EPITAPH:
-            self._fold_epitaph(_end(event[1:4], offset))
+            self._fold_epitaph(end_of(event[1:4], offset))
         elif kind == ev.EXPERIMENT:
-            time, store, experiment_id, name, tags = event[1:6]
-            self._batch.experiments.append(
-                ExperimentChange(
-                    _time(time), offset, _text(store), _optional(experiment_id), _optional(name), _pairs(tags)
-                )
-            )
-        elif kind in _HANDLERS:
+            self._batch.experiments.append(experiment_of(event[1:6], offset))
+        elif kind in HANDLERS:
             self._fold_run_event(kind, event, offset)
         else:
             self._batch.unknown_kinds[kind] = self._batch.unknown_kinds.get(kind, 0) + 1
@@ -314,7 +233,7 @@ class _Folding:
         if kind == ev.END:
             self._dictionary.end(event[1])
         if sink is not None:
-            _HANDLERS[kind](sink.changes, event[2:], offset)
+            HANDLERS[kind](sink.changes, event[2:], offset)
             sink.changes.other_events += 1
 
     def _fold_epitaph(self, epitaph: Epitaph) -> None:
@@ -328,95 +247,3 @@ class _Folding:
         self._batch.malformed += 1
         if not self._batch.malformed_sample:
             self._batch.malformed_sample = f"{type(error).__name__} at offset {offset}: {str(error)[:160]}"
-
-
-def _on_start(changes: RunChanges, fields: list[Any], offset: int) -> None:
-    time, about = fields[:2]
-    tags = about.get("tags") or {}
-    changes.starts.append(
-        Start(
-            _time(time),
-            offset,
-            _optional(about.get("name")),
-            _optional(about.get("user")),
-            {_text(key): _text(value) for key, value in tags.items()},
-            bool(about.get("resume")),
-        )
-    )
-
-
-def _on_end(changes: RunChanges, fields: list[Any], offset: int) -> None:
-    changes.ends.append(_end(fields[:3], offset))
-
-
-def _on_params(changes: RunChanges, fields: list[Any], offset: int) -> None:
-    time, flat = _time(fields[0]), fields[1]
-    changes.params += [Text(_text(key), _text(value), time, offset) for key, value in _by_twos(flat)]
-
-
-def _on_tags(changes: RunChanges, fields: list[Any], offset: int) -> None:
-    time, flat = _time(fields[0]), fields[1]
-    changes.tags += [Text(_text(key), _optional(value), time, offset) for key, value in _by_twos(flat)]
-
-
-def _on_artifact(changes: RunChanges, fields: list[Any], offset: int) -> None:
-    time, path, staged, size, mode = fields[:5]
-    changes.artifacts.append(Artifact(_text(path), _text(staged), int(size), int(mode), _time(time), offset))
-
-
-def _on_gap(changes: RunChanges, fields: list[Any], offset: int) -> None:
-    _, points, dropped_events = fields[:3]
-    changes.gap = Gap(_time(points), _time(dropped_events))
-
-
-def _on_staged_tag(changes: RunChanges, fields: list[Any], offset: int) -> None:
-    time, key, staged = fields[:3]
-    changes.staged_tags.append(StagedTag(_text(key), _text(staged), _time(time), offset))
-
-
-_HANDLERS: dict[int, Callable[[RunChanges, list[Any], int], None]] = {
-    ev.START: _on_start,
-    ev.END: _on_end,
-    ev.PARAMS: _on_params,
-    ev.TAGS: _on_tags,
-    ev.ARTIFACT: _on_artifact,
-    ev.GAP: _on_gap,
-    ev.STAGED_TAG: _on_staged_tag,
-}
-
-
-def _end(fields: list[Any], offset: int) -> End:
-    time, status, reason = fields
-    if status not in (ev.FINISHED, ev.FAILED, ev.KILLED):
-        raise ValueError(f"not an end status: {status!r:.80}")
-    return End(_time(time), offset, int(status), _optional(reason))
-
-
-def _pairs(flat: list[Any]) -> dict[str, str | None]:
-    return {_text(key): _optional(value) for key, value in _by_twos(flat)}
-
-
-def _by_twos(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
-    return zip(flat[::2], flat[1::2], strict=True)
-
-
-def _time(value: Any) -> int:
-    if type(value) is not int:
-        raise ValueError(f"not an integer: {value!r:.80}")
-    return value
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise ValueError(f"not a text: {value!r:.80}")
-    return value
-
-
-def _optional(value: Any) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _as_float(value: Any) -> float:
-    if type(value) is not int:
-        raise ValueError(f"not a number: {value!r:.80}")
-    return float(value)

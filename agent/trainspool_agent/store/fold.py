@@ -1,38 +1,31 @@
 """One metric file: append whole lines, and tell a point that is already there.
 
-A point is the same as another if ms, step and value are, with -0.0 = 0.0, ±inf = ±max float, all NaNs equal: one such
-pair aborts MLflow's migration. Exact, with bounded memory: a point behind the largest (ms, step) is new without a look;
-any other is looked for in the blocks of the file whose range holds its (ms, step).
+Exact, with bounded memory: a point behind the largest (ms, step) is new without a look; any other is looked for in the
+blocks of the file whose range holds its (ms, step).
 """
 
 from __future__ import annotations
 
-import math
 import os
-import re
-import sys
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from trainspool_agent.store.changes import Lines, Point
-from trainspool_agent.store.limits import BLOCK_BYTES, DECODED_BLOCKS_MAX, RECOVERY_POINTS_MAX
+from trainspool_agent.store.limits import BLOCK_BYTES, RECOVERY_POINTS_MAX
+from trainspool_agent.store.points import (
+    BEFORE_ALL,
+    LINE,
+    Block,
+    DecodedBlocks,
+    Identity,
+    Place,
+    identities,
+    identity,
+    range_of,
+)
 
-Identity = tuple[int, int, "float | None"]
 Span = tuple[int, int]  # of bytes in the file
-Place = tuple[int, int]  # (ms, step)
-_LINE = re.compile(rb"^(-?\d+) ([-+.\w]+) (-?\d+)$", re.MULTILINE)
-_BEFORE_ALL: Place = (-(1 << 80), 0)
-
-
-def identity(ms: int, step: int, value: float) -> Identity:
-    """Return what makes two points one: equal and hashed alike for the same point."""
-    if math.isnan(value):
-        return ms, step, None
-    if math.isinf(value):
-        value = math.copysign(sys.float_info.max, value)
-    return ms, step, value
 
 
 class Admitted(NamedTuple):
@@ -45,55 +38,6 @@ class Admitted(NamedTuple):
     ordered: bool  # *new* rises, from behind all that is in the file
 
 
-class _Block:
-    """A stretch of whole lines and the range of their (ms, step)."""
-
-    __slots__ = ("begin", "end", "high", "low")
-
-    def __init__(self, begin: int, end: int, low: Place, high: Place) -> None:
-        self.begin, self.end, self.low, self.high = begin, end, low, high
-
-
-class DecodedBlocks:
-    """The decoded blocks looked into last, of all files of a store."""
-
-    def __init__(self) -> None:
-        self._blocks: OrderedDict[_Block, tuple[int, set[Identity]]] = OrderedDict()
-
-    def get(self, fd: int, block: _Block) -> set[Identity]:
-        """Return the points in *block*; what was appended to it since the last look is all that is read."""
-        upto, points = self._blocks.pop(block, (block.begin, set()))
-        if upto < block.end:
-            points.update(identities(os.pread(fd, block.end - upto, upto)))
-        self._blocks[block] = block.end, points
-        while len(self._blocks) > DECODED_BLOCKS_MAX:
-            self._blocks.popitem(last=False)
-        return points
-
-
-def identities(data: bytes) -> Iterator[Identity]:
-    """Yield the points of whole lines; lines that no MLflow writes are passed over."""
-    lines = _LINE.findall(data)
-    if len(lines) != data.count(b"\n"):
-        yield from _odd_identities(data)
-        return
-    for ms, value, step in lines:
-        try:
-            yield identity(int(ms), int(step), float(value))
-        except ValueError:
-            continue
-
-
-def _odd_identities(data: bytes) -> Iterator[Identity]:
-    for line in data.split(b"\n"):
-        fields = line.split()
-        if len(fields) in (2, 3, 5):
-            try:
-                yield identity(int(fields[0]), int(fields[2]) if len(fields) > 2 else 0, float(fields[1]))
-            except ValueError:
-                continue
-
-
 class MetricFile:
     """One key of one run. *length*, *top*: the whole lines known, and their largest (ms, step)."""
 
@@ -104,12 +48,12 @@ class MetricFile:
         path: str,
         decoded: DecodedBlocks,
         length: int = 0,
-        top: Place = _BEFORE_ALL,
+        top: Place = BEFORE_ALL,
         unclaimed: Sequence[int] = (),
     ) -> None:
         self.path, self.length, self.top, self.fd = path, length, top, -1
         self._decoded = decoded
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
         self._indexed = 0  # how much of the file the blocks cover
         self._loaded = False
         # Lines past the checkpoint that no event has claimed yet, and the stretches of them that are still to be read.
@@ -152,7 +96,7 @@ class MetricFile:
             self._forget()
             return
         for _, data in self._whole_lines(self.length, size):
-            self.top = max(self.top, max((point[:2] for point in identities(data)), default=_BEFORE_ALL))
+            self.top = max(self.top, max((point[:2] for point in identities(data)), default=BEFORE_ALL))
         self.length = size
 
     def admit(self, points: Sequence[Point]) -> Admitted:
@@ -183,7 +127,7 @@ class MetricFile:
             return
         self.length += len(data)
         new = admitted.new
-        low, high = (new[0][:2], new[-1][:2]) if admitted.ordered else _range(point[:2] for point in new)
+        low, high = (new[0][:2], new[-1][:2]) if admitted.ordered else range_of(point[:2] for point in new)
         if self._indexed == begin and len(data) <= BLOCK_BYTES:
             self._extend(begin, self.length, low, high)
         self.top = max(self.top, high)
@@ -208,7 +152,7 @@ class MetricFile:
         if last is not None and end - last.begin <= BLOCK_BYTES:
             last.end, last.high = end, max(place, last.high)
         else:
-            self._blocks.append(_Block(begin, end, place, place))
+            self._blocks.append(Block(begin, end, place, place))
         self._indexed = self.length = end
         self.top = place
         return True
@@ -266,7 +210,7 @@ class MetricFile:
 
     def _index(self) -> None:
         for begin, data in self._whole_lines(self._indexed, self.length):
-            low, high = _range(point[:2] for point in identities(data))
+            low, high = range_of(point[:2] for point in identities(data))
             self._extend(begin, begin + len(data), low, high)
 
     def _extend(self, begin: int, end: int, low: Place, high: Place) -> None:
@@ -274,7 +218,7 @@ class MetricFile:
         if last is not None and end - last.begin <= BLOCK_BYTES:
             last.end, last.low, last.high = end, min(last.low, low), max(last.high, high)
         else:
-            self._blocks.append(_Block(begin, end, low, high))
+            self._blocks.append(Block(begin, end, low, high))
         self._indexed = end
 
     def _read_claims(self, upto: int = 0) -> None:
@@ -285,7 +229,7 @@ class MetricFile:
                 return
             del self._unread[0]
             for at, data in self._whole_lines(begin, end):
-                for line in _LINE.finditer(data):
+                for line in LINE.finditer(data):
                     for point in identities(line[0] + b"\n"):
                         self._claims[point] = at + line.start(), at + line.end() + 1
                 if at + len(data) < end:
@@ -343,16 +287,10 @@ class MetricFile:
         self.fd = fd
 
     def _forget(self) -> None:
-        self.length, self.top, self._indexed = 0, _BEFORE_ALL, 0
+        self.length, self.top, self._indexed = 0, BEFORE_ALL, 0
         self._blocks.clear()
         self._claims.clear()
         self._unread.clear()
-
-
-def _range(places: Iterable[Place]) -> tuple[Place, Place]:
-    """Return the smallest and largest place; of none, a range that holds nothing."""
-    known = list(places)
-    return (min(known), max(known)) if known else ((1 << 80, 0), _BEFORE_ALL)
 
 
 def _write_whole(fd: int, data: bytes, length: int) -> None:

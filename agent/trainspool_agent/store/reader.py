@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from trainspool_agent import checkpoint
 from trainspool_agent.store import meta
 from trainspool_agent.store.experiments import Experiment
-from trainspool_agent.store.fold import DecodedBlocks
 from trainspool_agent.store.layout import META, MODELS, TRASH, is_run_id
+from trainspool_agent.store.points import DecodedBlocks
 from trainspool_agent.store.state import restored
 
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from trainspool_agent import checkpoint
 from trainspool_agent.store.attempts import Session, Sessions
 from trainspool_agent.store.experiments import Experiment
-from trainspool_agent.store.fold import DecodedBlocks, MetricFile
+from trainspool_agent.store.fold import MetricFile
 from trainspool_agent.store.layout import METRICS
 from trainspool_agent.store.limits import PROBLEM_CHARACTERS_MAX, PROBLEMS_MAX
+from trainspool_agent.store.points import DecodedBlocks
 from trainspool_agent.store.versions import Order, Versions, Winner
 
 _COUNTS = (
@@ -37,6 +38,7 @@ class RunState:
     run_id: str
     experiment: Experiment | None = None  # None: the run is not in the store yet
     streams: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)  # where behind its position a stream is in *counts* already
     files: dict[str, MetricFile] = field(default_factory=dict)
     params: dict[str, Versions] = field(default_factory=dict)
     tags: dict[str, Winner] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class RunState:
                 "boot": boot_id,
                 "serial": self.serial,
                 "streams": self.streams,
+                "counted": self.counted,
                 "metrics": {
                     key: [file.path[len(self.folder) + 1 :], file.length, *map(str, file.top), file.unclaimed()]
                     for key, file in self.files.items()
@@ -121,6 +124,7 @@ def restored(run_id: str, experiment: Experiment, saved: dict[str, Any] | None, 
         return state
     state.serial = saved["serial"]
     state.streams = saved["streams"]
+    state.counted = saved.get("counted", {})
     for key, (path, length, ms, step, unclaimed) in saved["metrics"].items():
         if path.startswith(f"{METRICS}/"):
             state.files[key] = MetricFile(f"{state.folder}/{path}", decoded, length, (int(ms), int(step)), unclaimed)

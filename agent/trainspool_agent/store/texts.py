@@ -50,6 +50,11 @@ def _write_versions(state: RunState, key: str, old: list[str], new: list[str]) -
                 _write(state, TAGS, f"param.{key}.v{number + 1}", value)
 
 
+def write_param(state: RunState, key: str, value: str) -> None:
+    """Write the value of a param that stands, whatever is there."""
+    _write(state, PARAMS, key, value)
+
+
 def short_name(name: str) -> str:
     """Return a run's name within the SQL column; a cut is visible."""
     return name if len(name) <= RUN_NAME_CHARACTERS_MAX else name[: RUN_NAME_CHARACTERS_MAX - 1] + "…"

@@ -7,33 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import time
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainspool_agent import checkpoint
 from trainspool_agent.compact import RunRef
-from trainspool_agent.store import artifacts, runs, texts
+from trainspool_agent.store import artifacts, mending, runs, texts
 from trainspool_agent.store.changes import ExperimentChange, Point, RunChanges, Text
 from trainspool_agent.store.errors import Refused, StoreRefused
 from trainspool_agent.store.experiments import Experiments
 from trainspool_agent.store.files import sync_all
-from trainspool_agent.store.fold import DecodedBlocks, Identity, MetricFile, Span
+from trainspool_agent.store.fold import MetricFile, Span
 from trainspool_agent.store.layout import METRICS
 from trainspool_agent.store.limits import (
     ARTIFACTS_REMEMBERED,
-    CHECKPOINT_INTERVAL_S,
     DURABLE_INTERVAL_S,
     METRIC_KEYS_MAX,
-    OPEN_FILES_MAX,
-    RUNS_IN_MEMORY_MAX,
     STREAMS_MAX,
 )
-from trainspool_agent.store.state import Published, RunState, restored
+from trainspool_agent.store.memory import RunMemory
+from trainspool_agent.store.points import Identity
+from trainspool_agent.store.state import Published, RunState
 from trainspool_agent.store.versions import Order
 
 _Written = tuple[MetricFile, Sequence[tuple[Identity, Span]], int]  # what it claimed, its length before
@@ -70,19 +67,14 @@ class FileStore:
         self._boot_id = boot_id
         self._experiments = Experiments(str(self.root))
         self._experiments.prepare()
-        self._decoded = DecodedBlocks()
-        self._open_files: OrderedDict[MetricFile, None] = OrderedDict()
-        self._open_files_max = min(OPEN_FILES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-        self._states: OrderedDict[str, RunState] = OrderedDict()
-        self._dirty: dict[str, RunState] = {}
-        self._undurable: dict[str, None] = {}
+        self._memory = RunMemory(self._experiments, boot_id)
         self._cleaned: set[str] = set()
 
     # ------------------------------------------------------------------ the life of a batch
 
     def position(self, run: RunRef, stream: str) -> int:
         """Return the stream offset up to which *run*'s events are in the store; 0 if it holds none."""
-        return self._state(run.run_id).streams.get(stream, 0)
+        return self._memory.get(run.run_id).streams.get(stream, 0)
 
     async def apply(self, run: RunRef, changes: RunChanges, stream: str, end: int, staging: Path) -> Applied:
         """Put *changes* into the run's files; then ``position(run, stream)`` is *end*.
@@ -90,7 +82,7 @@ class FileStore:
         After an OSError the position is as before; applying the same events again completes what was begun, and counts
         nothing twice.
         """
-        state = self._state(run.run_id)
+        state = self._memory.get(run.run_id)
         async with state.lock:
             if not await self._ensure_folder(state, run, changes):
                 state.streams[stream] = end
@@ -111,6 +103,17 @@ class FileStore:
             self._commit(state, changes, stream, end, applied)
         return applied
 
+    def reopen(self, run_id: str, streams: Iterable[str], *, everything: bool) -> None:
+        """Have the events of *streams* applied to a run once more, from their beginning: see ``mending.reopen``."""
+        state = self._memory.get(run_id)
+        if state.experiment is not None:
+            mending.reopen(state, streams, everything=everything)
+
+    def counted(self, run_id: str, stream: str) -> int:
+        """Return the stream offset up to which the run's account has the stream's events."""
+        state = self._memory.get(run_id)
+        return max(state.streams.get(stream, 0), state.counted.get(stream, 0))
+
     async def apply_experiment(self, change: ExperimentChange) -> None:
         """Make the experiment and set its tags."""
         self._experiments.apply(change)
@@ -120,10 +123,10 @@ class FileStore:
 
         A run that is not in memory stays where it is: a restart then reads a little more, and finds nothing to do.
         """
-        state = self._states.get(run.run_id)
+        state = self._memory.peek(run.run_id)
         if state is not None and state.experiment is not None and state.streams.get(stream, 0) < end:
             state.streams[stream] = end
-            self._touch(state)
+            self._memory.touch(state)
 
     def checkpoint(self, *, force: bool = False) -> None:
         """Write the applied checkpoints that are due: a second after a run's last one, or now with *force*.
@@ -131,24 +134,16 @@ class FileStore:
         Raises:
             OSError: one could not be written; the others were tried, and all are due again.
         """
-        now, failed = time.monotonic(), None
-        for state in list(self._dirty.values()):
-            if (force or now - state.applied_at >= CHECKPOINT_INTERVAL_S) and not state.lock.locked():
-                try:
-                    self._write_applied(state, now)
-                except OSError as error:
-                    failed = error
-        if failed is not None:
-            raise failed
+        self._memory.checkpoint(force=force)
 
     async def make_durable(self, *, all: bool = False) -> None:  # noqa: A002
         """Bring ended runs, and those not synced for a minute, to the device, then say so in their checkpoints."""
         now = time.monotonic()
         due: list[tuple[RunState, int, str, bytes, set[str] | None]] = []
-        for run_id in list(self._undurable):
-            state = self._state(run_id)
+        for run_id in list(self._memory.undurable):
+            state = self._memory.get(run_id)
             if state.experiment is None or state.gone:
-                self._undurable.pop(run_id)
+                self._memory.undurable.pop(run_id)
             elif (all or state.ended or now - state.durable_at >= DURABLE_INTERVAL_S) and not state.lock.locked():
                 await self._publish(state)
                 # Taken before the sync: all lengths in it are of bytes that were written before the sync began.
@@ -165,20 +160,20 @@ class FileStore:
         for state, serial, *_ in due:
             state.durable_serial = serial
             if state.serial == serial:
-                self._undurable.pop(state.run_id, None)
+                self._memory.undurable.pop(state.run_id, None)
 
     def is_settled(self, run: RunRef, stream: str) -> bool:
         """Whether every session of the run has ended and a durable checkpoint covers all that was applied."""
-        if run.run_id in self._undurable:
+        if run.run_id in self._memory.undurable:
             return False
-        state = self._state(run.run_id)
+        state = self._memory.get(run.run_id)
         return state.ended and runs.wanted(state) == state.published
 
     # ------------------------------------------------------------------ the account
 
     def account(self, run_id: str) -> dict[str, Any]:
         """Return what became of everything logged to a run: see ``RunState.account``."""
-        return self._state(run_id).account()
+        return self._memory.get(run_id).account()
 
     def note_damage(self, run: RunRef, points: int, events: int) -> None:
         """Points and other events of the run were in a damaged frame."""
@@ -190,17 +185,15 @@ class FileStore:
 
     def note_lag(self, run: RunRef, lag_ms: int) -> None:
         """A batch of the run reached the store *lag_ms* after its oldest event was logged."""
-        state = self._state(run.run_id)
+        state = self._memory.get(run.run_id)
         state.counts["worst_lag_ms"] = max(state.counts["worst_lag_ms"], lag_ms)
 
     def close(self) -> None:
         """Write the applied checkpoints and close every file. The store may not be used after that."""
         try:
-            self.checkpoint(force=True)
+            self._memory.checkpoint(force=True)
         finally:
-            for file in self._open_files:
-                file.close()
-            self._open_files.clear()
+            self._memory.close()
 
     # ------------------------------------------------------------------ one apply, in the order of its steps
 
@@ -209,7 +202,7 @@ class FileStore:
         if state.experiment is not None and not state.gone:
             if os.path.isdir(state.folder):
                 return True
-            self._relocate(state)
+            self._memory.relocate(state)
         if state.gone:
             return False
         if state.experiment is None:
@@ -229,16 +222,6 @@ class FileStore:
                 await asyncio.to_thread(runs.complete_folder, state, values)
             state.provisional = found is None and not changes.starts
         return True
-
-    def _relocate(self, state: RunState) -> None:
-        """The folder is not where it was: its experiment was deleted or restored, or the run is gone for good."""
-        state.experiment = self._experiments.find_run(state.run_id) or state.experiment
-        state.gone = not os.path.isdir(state.folder)
-        for file in state.files.values():
-            self._open_files.pop(file, None)
-            file.close()
-        for key, file in state.files.items():
-            file.path = texts.path_of(state, METRICS, key)
 
     async def _place_artifacts(
         self, state: RunState, changes: RunChanges, stream: str, staging: str, applied: Applied
@@ -289,34 +272,22 @@ class FileStore:
                     applied.refused += len(series)
                     state.note_problem(f"more than {METRIC_KEYS_MAX} metric keys: the rest is left out")
                     continue
-                file = files[key] = MetricFile(texts.path_of(state, METRICS, key), self._decoded)
+                file = files[key] = MetricFile(texts.path_of(state, METRICS, key), self._memory.decoded)
             if unsynced is not None:
                 unsynced.add(file.path)
             if len(series) == 1 and file.fd >= 0:
                 written.append((file, (), file.length))
-                self._open_files.move_to_end(file)
+                self._memory.used(file)
                 if file.append_one(series[0]):
                     applied.stored += 1
                     continue
                 written.pop()
-            self._open(file)
+            self._memory.open(file)
             admitted = file.admit(series)
             written.append((file, admitted.claimed, file.length))
             file.append(admitted, work)
             applied.stored += len(admitted.new) + len(admitted.claimed)
             applied.folded += admitted.folded
-
-    def _open(self, file: MetricFile) -> None:
-        """Have *file* open and up to date; the files used least lately are closed for it."""
-        opened = self._open_files
-        if file.fd >= 0:
-            opened.move_to_end(file)
-            file.learn_growth()
-        else:
-            file.open()
-        opened[file] = None
-        if len(opened) > self._open_files_max:
-            opened.popitem(last=False)[0].close()
 
     def _take_sessions(self, state: RunState, changes: RunChanges, stream: str) -> None:
         for start in changes.starts:
@@ -339,13 +310,15 @@ class FileStore:
             state.provisional = state.provisional and want.status is None
 
     def _commit(self, state: RunState, changes: RunChanges, stream: str, end: int, applied: Applied) -> None:
-        counts = state.counts
-        counts["accepted"] += applied.stored + applied.folded + applied.refused
-        counts["stored"] += applied.stored
-        counts["folded"] += applied.folded
-        counts["refused"] += applied.refused
-        counts["other_events"] += changes.other_events
-        counts["refused_events"] += applied.refused_events
+        if end > state.counted.get(stream, 0):
+            counts = state.counts
+            counts["accepted"] += applied.stored + applied.folded + applied.refused
+            counts["stored"] += applied.stored
+            counts["folded"] += applied.folded
+            counts["refused"] += applied.refused
+            counts["other_events"] += changes.other_events
+            counts["refused_events"] += applied.refused_events
+            state.counted.pop(stream, None)
         if changes.gap is not None:
             known = state.gaps.get(stream, [0, 0])
             state.gaps[stream] = [max(known[0], changes.gap.points), max(known[1], changes.gap.events)]
@@ -353,60 +326,14 @@ class FileStore:
             state.streams[stream] = max(end, state.streams.get(stream, 0))
         else:
             state.note_problem(f"more than {STREAMS_MAX} streams in one run: a restart reads the others again")
-        self._touch(state)
-
-    # ------------------------------------------------------------------ states in memory
+        self._memory.touch(state)
 
     def _count(self, run: RunRef, **counts: int) -> None:
-        state = self._state(run.run_id)
+        state = self._memory.get(run.run_id)
         for name, count in counts.items():
             state.counts[name] += count
         if state.experiment is not None:
-            self._touch(state)
-
-    def _touch(self, state: RunState) -> None:
-        state.serial += 1
-        self._dirty[state.run_id] = state
-        self._undurable[state.run_id] = None
-
-    def _state(self, run_id: str) -> RunState:
-        state = self._states.get(run_id)
-        if state is None:
-            experiment = self._experiments.find_run(run_id)
-            if experiment is None:
-                state = RunState(run_id)
-            else:
-                saved = checkpoint.load(f"{experiment.folder}/{run_id}", self._boot_id)
-                state = restored(run_id, experiment, saved, self._decoded)
-            self._states[run_id] = state
-            if len(self._states) > RUNS_IN_MEMORY_MAX:
-                self._evict()
-        else:
-            self._states.move_to_end(run_id)
-        return state
-
-    def _evict(self) -> None:
-        """Put the run used least lately out of memory; its checkpoint brings it back."""
-        for state in self._states.values():
-            if not state.lock.locked() and not state.gone:
-                break
-        else:
-            return
-        if state.run_id in self._dirty:
-            self._write_applied(state, time.monotonic())
-        for file in state.files.values():
-            self._open_files.pop(file, None)
-            file.close()
-        del self._states[state.run_id]
-
-    def _write_applied(self, state: RunState, now: float) -> None:
-        if not state.gone:
-            try:
-                checkpoint.write_applied(state.folder, state.encode(self._boot_id))
-            except FileNotFoundError:
-                self._relocate(state)
-        state.applied_at = now
-        self._dirty.pop(state.run_id, None)
+            self._memory.touch(state)
 
 
 def _sync_and_write(root: str, due: Sequence[tuple[str, bytes, set[str] | None]]) -> None:

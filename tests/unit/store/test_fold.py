@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainspool_agent.store import fold
-from trainspool_agent.store.fold import DecodedBlocks, MetricFile, identities, identity
+from trainspool_agent.store import points as blocks
+from trainspool_agent.store.fold import MetricFile
+from trainspool_agent.store.points import DecodedBlocks, identities, identity
 
 MAX = 1.7976931348623157e308
 _values = st.sampled_from((0.0, -0.0, 1.0, float("nan"), float("inf"), -float("inf"), MAX, -MAX, 0.1))
@@ -47,7 +49,7 @@ def test_every_different_point_is_in_the_file_once(
 
 def test_many_streams_into_one_key_with_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "BLOCK_BYTES", 300)
-    monkeypatch.setattr(fold, "DECODED_BLOCKS_MAX", 3)
+    monkeypatch.setattr(blocks, "DECODED_BLOCKS_MAX", 3)
     rnd, file = random.Random(1), MetricFile(str(tmp_path / "m"), DecodedBlocks())
     clocks, every = [0] * 16, []
     for _ in range(300):

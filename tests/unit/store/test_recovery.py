@@ -57,7 +57,7 @@ def without_place(files: dict[str, bytes], root: Path) -> dict[str, bytes]:
 
 def crash(store: FileStore) -> None:
     """The agent is gone: nothing more is written, descriptors close."""
-    for file in store._open_files:
+    for file in store._memory._open_files:
         file.close()
 
 
@@ -128,7 +128,7 @@ def test_two_streams_of_one_run_in_any_order_make_the_same_run(seed: int, tmp_pa
 
 
 def _identity(line: bytes) -> tuple[object, ...]:
-    from trainspool_agent.store.fold import identity
+    from trainspool_agent.store.points import identity
 
     ms, value, step = line.split()
     return identity(int(ms), int(step), float(value))

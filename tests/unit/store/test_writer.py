@@ -14,7 +14,7 @@ from handmade import BOOT, Stream, contents, feed, open_store
 from trainspool.spool import events as ev
 from trainspool.spool.experiments import experiment_id_for
 from trainspool_agent.compact import Dictionary, RunRef
-from trainspool_agent.store import limits, meta, reader, writer
+from trainspool_agent.store import limits, memory, meta, reader
 from trainspool_agent.store.errors import StoreRefused
 
 RUN = "a" * 32
@@ -176,8 +176,8 @@ def test_artifacts_that_attack_or_are_missing_are_said_and_nothing_else(tmp_path
 
 
 def test_many_runs_stay_within_memory_and_each_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "RUNS_IN_MEMORY_MAX", 8)
-    monkeypatch.setattr(writer, "OPEN_FILES_MAX", 4)
+    monkeypatch.setattr(memory, "RUNS_IN_MEMORY_MAX", 8)
+    monkeypatch.setattr(memory, "OPEN_FILES_MAX", 4)
     stream, store, dictionary = Stream(), open_store(tmp_path), Dictionary()
     for turn in range(2):
         for number in range(30):
@@ -188,7 +188,7 @@ def test_many_runs_stay_within_memory_and_each_comes_back(tmp_path: Path, monkey
             if turn:
                 stream.end(run)
             feed(store, stream, frames=[stream.frame()], dictionary=dictionary)
-    assert len(store._states) <= 8 and len(store._open_files) <= 4
+    assert len(store._memory._states) <= 8 and len(store._memory._open_files) <= 4
     asyncio.run(store.make_durable())
     for number in range(30):
         ref = RunRef(f"{number:032x}", "", None, "exp", True)

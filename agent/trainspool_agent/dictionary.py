@@ -1,0 +1,82 @@
+"""What a stream's numbers mean: runs, keys, key sets.
+
+Source: sdk/docs/spool-format.md, "Events".
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from trainspool.spool import events as ev
+from trainspool_agent.intake import optional_of, text_of
+from trainspool_agent.store.layout import is_run_id
+from trainspool_agent.store.limits import DEFINITIONS_MAX, ENDED_RUNS_REMEMBERED
+
+_ID_END = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """A run as a stream defines it. *owner*: the stream called ``start_run`` for it."""
+
+    run_id: str
+    store: str
+    experiment_id: str | None
+    experiment_name: str | None
+    owner: bool
+
+
+class Dictionary:
+    """One stream's definitions; learns from definition events. Belongs to whoever follows the stream."""
+
+    def __init__(self) -> None:
+        self.keys: dict[int, str] = {}
+        self.keysets: dict[int, tuple[str, ...]] = {}
+        self.runs: dict[int, RunRef] = {}
+        self._ended: OrderedDict[int, None] = OrderedDict()
+
+    def learn(self, definitions: bytes) -> None:
+        """Learn a run of definition events: a frame's definitions, or the events of a dictionary frame.
+
+        Raises:
+            ValueError, TypeError, LookupError: not definitions; those before the bad one are learnt.
+        """
+        for event in ev.decode(definitions):
+            if event[0] in ev.DEFINITIONS:
+                self.define(event)
+
+    def define(self, event: list[Any]) -> None:
+        """Learn one definition event."""
+        kind, number = event[0], event[1]
+        if type(number) is not int or not 0 <= number < _ID_END:
+            raise ValueError(f"not an id: {number!r:.80}")
+        if kind == ev.DEFINE_KEY:
+            self._put(self.keys, number, text_of(event[2]))
+        elif kind == ev.DEFINE_KEYSET:
+            self._put(self.keysets, number, tuple(self.keys[key] for key in event[2]))
+        else:
+            run_id, owner, store, experiment_id, experiment_name = event[2:7]
+            if not is_run_id(text_of(run_id)):
+                raise ValueError(f"not a run id: {run_id!r:.80}")
+            ref = RunRef(run_id, text_of(store), optional_of(experiment_id), optional_of(experiment_name), bool(owner))
+            self._put(self.runs, number, ref)
+            self._ended.pop(number, None)
+
+    def end(self, number: int) -> None:
+        """The stream ended this run: its number is kept a while, in case it is used without being defined anew."""
+        self._ended[number] = None
+        while len(self._ended) > ENDED_RUNS_REMEMBERED:
+            self.runs.pop(self._ended.popitem(last=False)[0], None)
+
+    def open_owned(self) -> Iterator[int]:
+        """The numbers of the runs that the stream owns and is not known to have ended."""
+        return (number for number, run in self.runs.items() if run.owner and number not in self._ended)
+
+    @staticmethod
+    def _put(table: dict[int, Any], number: int, meaning: Any) -> None:
+        if number not in table and len(table) >= DEFINITIONS_MAX:
+            raise ValueError(f"more than {DEFINITIONS_MAX} definitions in one stream")
+        table[number] = meaning

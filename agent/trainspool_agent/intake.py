@@ -1,0 +1,115 @@
+"""The fields of one event that is not made of points → a run's changes; pure.
+
+Source: sdk/docs/spool-format.md, "Events". Whatever breaks the format raises one of MALFORMED.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from trainspool.spool import events as ev
+from trainspool_agent.store.changes import Artifact, End, ExperimentChange, Gap, RunChanges, StagedTag, Start, Text
+
+MALFORMED = (AttributeError, TypeError, ValueError, LookupError, OverflowError, struct.error)
+
+
+def _on_start(changes: RunChanges, fields: list[Any], offset: int) -> None:
+    time, about = fields[:2]
+    tags = about.get("tags") or {}
+    changes.starts.append(
+        Start(
+            time_of(time),
+            offset,
+            optional_of(about.get("name")),
+            optional_of(about.get("user")),
+            {text_of(key): text_of(value) for key, value in tags.items()},
+            bool(about.get("resume")),
+        )
+    )
+
+
+def _on_end(changes: RunChanges, fields: list[Any], offset: int) -> None:
+    changes.ends.append(end_of(fields[:3], offset))
+
+
+def _on_params(changes: RunChanges, fields: list[Any], offset: int) -> None:
+    time, flat = time_of(fields[0]), fields[1]
+    changes.params += [Text(text_of(key), text_of(value), time, offset) for key, value in by_twos(flat)]
+
+
+def _on_tags(changes: RunChanges, fields: list[Any], offset: int) -> None:
+    time, flat = time_of(fields[0]), fields[1]
+    changes.tags += [Text(text_of(key), optional_of(value), time, offset) for key, value in by_twos(flat)]
+
+
+def _on_artifact(changes: RunChanges, fields: list[Any], offset: int) -> None:
+    time, path, staged, size, mode = fields[:5]
+    changes.artifacts.append(Artifact(text_of(path), text_of(staged), int(size), int(mode), time_of(time), offset))
+
+
+def _on_gap(changes: RunChanges, fields: list[Any], offset: int) -> None:
+    _, points, dropped_events = fields[:3]
+    changes.gap = Gap(time_of(points), time_of(dropped_events))
+
+
+def _on_staged_tag(changes: RunChanges, fields: list[Any], offset: int) -> None:
+    time, key, staged = fields[:3]
+    changes.staged_tags.append(StagedTag(text_of(key), text_of(staged), time_of(time), offset))
+
+
+HANDLERS: dict[int, Callable[[RunChanges, list[Any], int], None]] = {
+    ev.START: _on_start,
+    ev.END: _on_end,
+    ev.PARAMS: _on_params,
+    ev.TAGS: _on_tags,
+    ev.ARTIFACT: _on_artifact,
+    ev.GAP: _on_gap,
+    ev.STAGED_TAG: _on_staged_tag,
+}
+
+
+def end_of(fields: list[Any], offset: int) -> End:
+    time, status, reason = fields
+    if status not in (ev.FINISHED, ev.FAILED, ev.KILLED):
+        raise ValueError(f"not an end status: {status!r:.80}")
+    return End(time_of(time), offset, int(status), optional_of(reason))
+
+
+def experiment_of(fields: list[Any], offset: int) -> ExperimentChange:
+    """Return what an experiment event asks for."""
+    time, store, experiment_id, name, tags = fields
+    return ExperimentChange(
+        time_of(time), offset, text_of(store), optional_of(experiment_id), optional_of(name), pairs_of(tags)
+    )
+
+
+def pairs_of(flat: list[Any]) -> dict[str, str | None]:
+    return {text_of(key): optional_of(value) for key, value in by_twos(flat)}
+
+
+def by_twos(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def time_of(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"not an integer: {value!r:.80}")
+    return value
+
+
+def text_of(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"not a text: {value!r:.80}")
+    return value
+
+
+def optional_of(value: Any) -> str | None:
+    return None if value is None else text_of(value)
+
+
+def float_of(value: Any) -> float:
+    if type(value) is not int:
+        raise ValueError(f"not a number: {value!r:.80}")
+    return float(value)
