@@ -64,6 +64,7 @@ def main() -> int:
             print(f"{time.monotonic() - begun:5.0f} s  {name} ...", file=sys.stderr, flush=True)
             lines += _run(name, place, options.quick)
     print(table.on_screen(lines))
+    print(*(f"- {line.what.strip()}: {line.note}" for line in lines if line.note), sep="\n")
     if options.write or not (options.only or options.quick):
         table.write_results(RESULTS, lines, time.monotonic() - begun, load)
     return 0

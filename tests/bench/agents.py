@@ -47,8 +47,10 @@ def _wait_for(path: Path, agent: subprocess.Popen[bytes]) -> None:
 def sync(place: Place, home: Path, *, core: int | None = None) -> dict[str, Any]:
     """Run ``trainspool sync --json`` for *home*, on one core if asked; its report, CPU seconds and memory beside it.
 
+    What it could not do is in the report's ``problems``; the figures stand beside them.
+
     Raises:
-        RuntimeError: it could not carry everything.
+        RuntimeError: it said nothing that can be read.
     """
     pinned = ("taskset", "-c", str(core)) if core is not None else ()
     begun = time.monotonic()
@@ -58,10 +60,16 @@ def sync(place: Place, home: Path, *, core: int | None = None) -> dict[str, Any]
     child.stdout.close()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"sync failed: {said.decode()[:500]}")
+    if not said.startswith(b"{"):
+        raise RuntimeError(f"sync failed with status {child.returncode}: {said.decode()[:500]}")
     cpu = usage.ru_utime + usage.ru_stime
     return {**json.loads(said), "cpu": cpu, "process_s": time.monotonic() - begun, "rss_mib": usage.ru_maxrss / 1024}
+
+
+def problems(*reports: dict[str, Any]) -> str:
+    """Return what these syncs could not do, for a note."""
+    said = [f"{one['where']}: {one['what'][:80]}" for report in reports for one in report["problems"]]
+    return f"; {len(said)} problems, the first {said[0]}" if said else ""
 
 
 def fill(points: int, batch: int) -> dict[str, Any]:

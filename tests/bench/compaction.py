@@ -75,5 +75,5 @@ def _line(place: Place, batch: int, points: int, text: float, mlflow: float) -> 
         at_least=True,
         note=f"`sync` of {points:,} points, median of {RUNS}; {short(per_cpu)} points per CPU second with the start of "
         f"the process; RSS ≤ {memory:.0f} MiB; MlflowClient.log_batch of 1,000 into its file store: {short(mlflow)} "
-        "points/s",
+        f"points/s{agents.problems(*found)}",
     )
