@@ -27,7 +27,7 @@ from trainspool_agent.liveness import Life, Liveness
 from trainspool_agent.pace import Pace
 
 TURN_BYTES = 128 << 10  # what one turn carries: under 20 ms of compaction and store
-CURSOR_INTERVAL_S = 1.0
+CURSOR_INTERVAL_S = 10.0  # a shortcut for restarts; who waits for the store is told by the ring
 
 log = logging.getLogger("trainspool.agent")
 
@@ -189,7 +189,7 @@ class Stream:
         return before != seen
 
     def save_cursor(self, *, force: bool = False, sync: bool = False) -> None:
-        """Write the cursor if it changed and a second has passed. Raises OSError: it stays as it was."""
+        """Write the cursor if it changed and some seconds have passed. Raises OSError: it stays as it was."""
         now = time.monotonic()
         if not self._unsaved and not sync:
             return

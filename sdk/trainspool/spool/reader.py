@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from trainspool.spool.segment import ENDED_IN_ORDER
 
 READ_BYTES = 256 * 1024
 WALK_BYTES = 4096
+MTIME_MARGIN_NS = 100_000_000  # a folder may change twice within one tick of the file system's clock
+LISTING_AGE_NS = 5_000_000_000  # and the clock of a file server is not ours
 RESYNC_BYTES = 1 << 20
 NEIGHBOURS = 8  # segments on either side that may hold the same frames: a rewrite reaches back 8 MiB
 
@@ -172,6 +175,7 @@ class StreamReader:
         self._bad: tuple[Path, int, str] | None = None
         self._writer_alive = writer_alive
         self._segment: _Segment | None = None
+        self._listing: tuple[int, int, list[SegmentName]] = (0, -1, [])
         self._first: SegmentName | None = None
         self._started = False
         self._relearn = False
@@ -282,7 +286,7 @@ class StreamReader:
         segment = self._segment
         assert segment is not None
         # The folder first, then the file again: the writer may have filled this one and begun the next since we looked.
-        names = layout.segments(self.folder)
+        names = self._list()
         segment.forget()
         if self._step(items):
             return True
@@ -367,8 +371,22 @@ class StreamReader:
 
     # -- from segment to segment
 
+    def _list(self) -> list[SegmentName]:
+        """The segments. The last listing serves again while the folder has not changed since well before it."""
+        try:
+            changed_ns = os.stat(self.folder).st_mtime_ns
+        except FileNotFoundError:
+            return []
+        now_ns = time.time_ns()
+        listed_ns, seen_ns, names = self._listing
+        fresh = listed_ns - changed_ns > MTIME_MARGIN_NS and 0 <= now_ns - listed_ns < LISTING_AGE_NS
+        if not fresh or seen_ns != changed_ns:
+            names = layout.segments(self.folder)
+            self._listing = now_ns, changed_ns, names
+        return names
+
     def _begin(self) -> bool:
-        names = layout.segments(self.folder)
+        names = self._list()
         if not names:
             return False
         reaching = [name for name in names if name.offset <= self.offset]
