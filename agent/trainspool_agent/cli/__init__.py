@@ -15,6 +15,7 @@ COMMANDS = {
     "cat": ("trainspool_agent.cli.cat:cat", "Print events as JSON lines."),
     "doctor": ("trainspool_agent.cli.doctor:doctor", "Check whether this box is set up well."),
     "ls": ("trainspool_agent.cli.listing:ls", "List streams and segments."),
+    "replay": ("trainspool_agent.cli.replay:replay", "Build a store again, or another one, from what was spooled."),
     "run": ("trainspool_agent.cli.run:run", "Run a command as a tracked run."),
     "status": ("trainspool_agent.cli.status:status", "Show the agent, its streams and problems; or a run's account."),
     "sync": ("trainspool_agent.cli.sync:sync", "Carry over what is there, orphans included, then leave."),

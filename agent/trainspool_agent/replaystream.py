@@ -1,0 +1,105 @@
+"""One stream on its way through a replay: its frames cut into tasks, and what there is to say of it at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgpack
+
+from trainspool.spool.reader import Damage
+from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef
+from trainspool_agent.health import explain
+from trainspool_agent.replayguard import Carried
+from trainspool_agent.replaysource import Parts, Source
+from trainspool_agent.replaywork import Selection, Task
+
+TASK_BYTES = 192 << 10  # of events: what one batch is made of
+_MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something a person should know; a *problem* if the store is not all that the spools could give."""
+
+    where: str
+    what: str
+    next_step: str
+    problem: bool = True
+
+
+class ReplayedStream:
+    """One stream on its way through the compactor."""
+
+    def __init__(self, source: Source, selection: Selection, cuts: set[int]) -> None:
+        self.source, self.selection, self.parts = source, selection, Parts(source)
+        self.dictionary = Dictionary()
+        self.damages: list[Damage] = []
+        self.refused: dict[str, Exception] = {}
+        self._cuts = cuts
+        self._definitions: list[bytes] = []
+        self._frames: list[EventFrame] = []
+        self._bytes = self._malformed = 0
+        self._sample = ""
+        self._unknown: set[int] = set()
+        self._epitaph = False
+
+    def learn(self, definitions: bytes) -> None:
+        self._definitions.append(definitions)
+        try:
+            self.dictionary.learn(definitions)
+        except _MALFORMED as error:
+            self._malformed += 1
+            self._sample = self._sample or str(error)[:160]
+
+    def add(self, frame: EventFrame) -> Task | None:
+        """Take a frame; return a task when enough have come. None spans a position: what is in the store stays out."""
+        self._frames.append(frame)
+        self._bytes += len(frame.events)
+        return self.take_task() if self._bytes >= TASK_BYTES or frame.end in self._cuts else None
+
+    def take_task(self) -> Task | None:
+        if not self._frames:
+            return None
+        task = Task(self.take_definitions(), self._frames)
+        self._frames, self._bytes = [], 0
+        return task
+
+    def take_definitions(self) -> bytes:
+        definitions, self._definitions = b"".join(self._definitions), []
+        return definitions
+
+    def note(self, batch: Batch) -> None:
+        self._malformed += batch.malformed
+        self._sample = self._sample or batch.malformed_sample
+        self._unknown |= batch.unknown_kinds.keys()
+        self._epitaph = self._epitaph or batch.epitaph is not None
+
+    def notes(self, left_open: set[RunRef], guard: Carried) -> Iterator[Note]:
+        """Say what is not as it could be."""
+        where = str(self.source.folder)
+        if self.parts.error is not None:
+            yield Note(where, *explain(self.parts.error))
+        if self.damages:
+            events, points = (sum(getattr(one, name) for one in self.damages) for name in ("events", "points"))
+            what = f"{events} events with {points} points are damaged; the rest is in the store"
+            yield Note(where, what, f"trainspool verify {where}")
+        if self._malformed:
+            what = f"{self._malformed} events are malformed and left out: {self._sample}"
+            yield Note(where, what, f"trainspool verify {where}")
+        if self._unknown:
+            what = f"events of kinds {sorted(self._unknown)} are of a newer trainspool; they stay in the spool"
+            yield Note(where, what, "pip install --upgrade 'trainspool[agent]', then replay again with --again")
+        for run_id, error in self.refused.items():
+            yield Note(f"run {run_id}", *explain(error))
+        if self.parts.begin:
+            what = f"what it held before offset {self.parts.begin} is not there: retention, or a copy of a part"
+            yield Note(where, what, "none is needed if that is in the store", problem=False)
+        kept = sorted(run.run_id for run in left_open if self.selection.takes(run))
+        if kept and not self._epitaph:
+            what = f"no epitaph: its process lives, or nobody finished its stream; RUNNING stay {', '.join(kept)}"
+            yield Note(where, what, "trainspool sync where it ran, then replay again", problem=False)
+        carried = sorted({run.run_id for run in self.dictionary.runs.values() if self.selection.is_carried(run)})
+        if carried:
+            what = f"left out, for the agent (pid {guard.pid}) carries them into this store now: {', '.join(carried)}"
+            yield Note(where, what, "wait for the agent (trainspool status), or end it, then replay again")
