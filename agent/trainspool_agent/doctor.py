@@ -91,8 +91,11 @@ def rings() -> Iterator[Finding]:
 
 def spool(folder: Path) -> Iterator[Finding]:
     above = _nearest(folder)
-    if not os.access(above, os.W_OK | os.X_OK) or not above.is_dir():
-        yield Finding("spool", FAIL, f"{folder} cannot be written", "chown or chmod it, or TRAINSPOOL_DIR=<a folder>")
+    try:
+        locks_work = _locks_work(above)
+    except OSError as error:
+        what = f"{folder} cannot be written: {error.strerror}"
+        yield Finding("spool", FAIL, what, "chown or chmod it, or TRAINSPOOL_DIR=<a folder>")
         return
     mount, info = box.kind_of(above), os.statvfs(above)
     free = info.f_bavail * info.f_frsize
@@ -102,7 +105,7 @@ def spool(folder: Path) -> Iterator[Finding]:
         yield Finding("spool", WARN, f"{what}{inodes}: little", "make room, or TRAINSPOOL_DIR=<a larger disk>")
     else:
         yield Finding("spool", OK, what)
-    if not _locks_work(above):
+    if not locks_work:
         yield Finding(
             "spool", WARN, f"no file locks on {mount.kind}: a death shows after 35 s", "TRAINSPOOL_DIR=<a local disk>"
         )
@@ -209,12 +212,8 @@ def self_test() -> Iterator[Finding]:
     if result.problem:
         yield Finding("self-test", FAIL, result.problem, "trainspool status; the checks above may say why")
         return
-    times = f"log_metric p50 {result.p50_us:.1f} µs, p99 {result.p99_us:.1f} µs"
-    yield Finding(
-        "self-test",
-        OK,
-        f"{result.points:,} points logged and read back from a store, all equal; {times}; carried in {result.carried_s:.1f} s",
-    )
+    times = f"log_metric p50 {result.p50_us:.1f} µs, p99 {result.p99_us:.1f} µs; carried in {result.carried_s:.1f} s"
+    yield Finding("self-test", OK, f"{result.points:,} points logged, stored and read back, all equal; {times}")
 
 
 def _version(package: str) -> str:
@@ -230,7 +229,11 @@ def _nearest(path: Path) -> Path:
 
 
 def _locks_work(folder: Path) -> bool:
-    """Whether a second descriptor is refused a lock that the first one holds."""
+    """Whether a second descriptor is refused a lock that the first one holds.
+
+    Raises:
+        OSError: no file can be made in *folder*.
+    """
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".trainspool-doctor-") as file:
         other = os.open(file.name, os.O_RDWR | os.O_CLOEXEC)
         try:

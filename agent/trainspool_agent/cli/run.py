@@ -13,7 +13,7 @@ from trainspool_agent import wrapped
 from trainspool_agent.cli import show
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False})  # behind the command's name, all is the command's
 @click.option("-e", "--experiment", help="The run's experiment [TRAINSPOOL_EXPERIMENT, else Default].")
 @click.option("-n", "--name", help="The run's name [TRAINSPOOL_RUN_NAME, else made up].")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="A tag; may be given again.")
