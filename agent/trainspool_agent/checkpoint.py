@@ -16,21 +16,21 @@ import msgpack
 from trainspool_agent.store.layout import APPLIED, DURABLE
 from trainspool_agent.store.limits import CHECKPOINT_BYTES_MAX
 
-_MAGIC = b"TSCHK1\n"
+MAGIC = b"TSCHK1\n"
 VERSION = 1
 
 
 def encode(state: dict[str, Any]) -> bytes:
     """Return *state* (with ``boot`` and ``serial``) as the bytes of a checkpoint file."""
     body: bytes = msgpack.packb(state, unicode_errors="surrogateescape")
-    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+    return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
 def decode(data: bytes) -> dict[str, Any] | None:
     """Return what *encode* was given, or None if these bytes are not whole or of another version."""
-    head = len(_MAGIC) + 4
+    head = len(MAGIC) + 4
     body = data[head:]
-    if data[: len(_MAGIC)] != _MAGIC or zlib.crc32(body).to_bytes(4, "little") != data[len(_MAGIC) : head]:
+    if data[: len(MAGIC)] != MAGIC or zlib.crc32(body).to_bytes(4, "little") != data[len(MAGIC) : head]:
         return None
     try:
         state = msgpack.unpackb(body, strict_map_key=False, use_list=True, unicode_errors="surrogateescape")

@@ -61,12 +61,17 @@ def load(folder: Path) -> Cursor:
         return Cursor()
     finally:
         os.close(fd)
+    return decode(data) or Cursor()
+
+
+def decode(data: bytes) -> Cursor | None:
+    """Return what a cursor's file says, or None if it is not sound."""
     if len(data) < 8 or data[:4] != MAGIC or _CRC.unpack_from(data, 4)[0] != zlib.crc32(data[8:]):
-        return Cursor()
+        return None
     try:
         return _from_map(msgpack.unpackb(data[8:], strict_map_key=False, unicode_errors="surrogateescape"))
     except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException):
-        return Cursor()
+        return None
 
 
 def save(folder: Path, cursor: Cursor, *, sync: bool = False) -> None:

@@ -77,7 +77,7 @@ class RingView:
     def end(self) -> int:
         """The stream offset behind the last committed byte."""
         offset = self.head
-        for base, tail in sorted(self._chunk_table()):
+        for base, tail in sorted(self.chunk_table()):
             if base <= offset <= base + self.chunk_bytes:
                 offset = max(offset, base + tail)
         return offset
@@ -115,11 +115,12 @@ class RingView:
         value: int = _WORD.unpack(os.pread(self.fd, 8, at))[0]
         return value
 
-    def _chunk_table(self) -> list[tuple[int, int]]:
+    def chunk_table(self) -> list[tuple[int, int]]:
+        """Return (base, tail) of every chunk, in the file's order."""
         return list(_PAIR.iter_unpack(os.pread(self.fd, 16 * self.chunks, CHUNK_TABLE_AT)))
 
     def _chunks_in_order(self) -> list[tuple[int, tuple[int, int]]]:
-        return sorted(enumerate(self._chunk_table()), key=lambda item: item[1][0])
+        return sorted(enumerate(self.chunk_table()), key=lambda item: item[1][0])
 
 
 class RingIdentity(NamedTuple):
