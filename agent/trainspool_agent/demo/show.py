@@ -21,6 +21,7 @@ from trainspool.spool.ringfile import RingView, read_ring
 from trainspool.spool.ringfolder import ring_folder
 from trainspool_agent.demo.training import Progress as Step
 from trainspool_agent.demo.training import Result
+from trainspool_agent.typed import typed
 
 REFRESH_PER_S = 10
 NOTE = """
@@ -136,11 +137,11 @@ def commands(results: list[Result], store: Path, spool: str | None) -> dict[str,
     """Return the exact commands that show the runs, and the one that carries over what is missing."""
     best = max(results, key=lambda result: result.val_accuracy)
     spool_option = f" --spool {shlex.quote(spool)}" if spool else ""
-    ui = f"MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri {shlex.quote(str(store))}"
+    ui = f"MLFLOW_ALLOW_FILE_STORE=true {typed('mlflow')} ui --backend-store-uri {shlex.quote(str(store))}"
     return {
-        "status": f"trainspool status {best.run_id}{spool_option}",
+        "status": f"{typed('trainspool')} status {best.run_id}{spool_option}",
         "ui": ui,
-        "sync": f"trainspool sync{f' {shlex.quote(spool)}' if spool else ''}",
+        "sync": f"{typed('trainspool')} sync{f' {shlex.quote(spool)}' if spool else ''}",
     }
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from trainspool_agent.cli import demo as command
 from trainspool_agent.demo import model, show, training
+from trainspool_agent.typed import typed
 
 SETTING = training.Setting("one", 16, 0.1)
 
@@ -72,7 +73,7 @@ def test_a_store_that_lags_is_said_to_lag(tmp_path: Path) -> None:
 def test_the_commands_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     store = store_with(tmp_path / "my runs", b"1 0.5 0\n")
     outcome = show.facts([result(store)], None, True)
-    ui = "MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri " + shlex.quote(str(store))
+    ui = f"MLFLOW_ALLOW_FILE_STORE=true {typed('mlflow')} ui --backend-store-uri " + shlex.quote(str(store))
     assert outcome["commands"]["ui"] == ui and shlex.split(ui)[-1] == str(store)
     assert ui in printed(outcome)  # on one line, however narrow the terminal
 
