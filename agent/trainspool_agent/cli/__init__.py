@@ -20,6 +20,7 @@ COMMANDS = {
     "status": ("trainspool_agent.cli.status:status", "Show the agent, its streams and problems; or a run's account."),
     "sync": ("trainspool_agent.cli.sync:sync", "Carry over what is there, orphans included, then leave."),
     "tail": ("trainspool_agent.cli.tail:tail", "Follow what is being logged, live."),
+    "verify": ("trainspool_agent.cli.verify:verify_command", "Check every frame; say what is damaged, what survives."),
 }
 """name → where it is, what it does in a line"""
 
