@@ -17,7 +17,7 @@ from trainspool.errors import TrainspoolError
 from trainspool_agent.settings import BadSetting, Settings, load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-ROOMY_COLUMNS = 100
+WIDE = 1000
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 spool_option = click.option("--spool", type=FOLDER, help="The spool folder [TRAINSPOOL_DIR].")
@@ -72,17 +72,22 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], title: s
     """
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
-    console = Console()
-    gap = 1 if console.width >= ROOMY_COLUMNS else 0
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
-    for index, heading in enumerate(headings):
-        right = heading.startswith(">")
-        whole = right or index == 0
-        table.add_column(heading.lstrip(">"), justify="right" if right else "left", no_wrap=whole, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    console, cells = Console(), [["" if cell is None else str(cell) for cell in row] for row in rows]
+    for gap in (1, 0):  # closer together where the terminal is narrow
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0)
+        )
+        for index, heading in enumerate(headings):
+            right = heading.startswith(">")
+            whole = right or index == 0
+            table.add_column(heading.lstrip(">"), justify="right" if right else "left", no_wrap=whole, overflow="fold")
+        for row in cells:
+            table.add_row(*row)
+        if Measurement.get(console, console.options.update(max_width=WIDE), table).maximum <= console.width:
+            break
     console.print(table)
 
 
