@@ -42,10 +42,10 @@ def one_batch(calls: int, size: int, library: str) -> dict[str, Any]:
         return {"spread": found, "dropped": baselines.drops()}
 
 
-def result(found: dict[str, Any]) -> tuple[Spread, str]:
-    """Return a worker's spread, and a note on its tail and drops."""
+def result(found: dict[str, Any], points: int = 1) -> tuple[Spread, str]:
+    """Return a worker's spread, and a note on its tail and drops; each call logs *points*."""
     times = Spread(*found["spread"])
-    share = found["dropped"] / times.count
+    share = found["dropped"] / times.count / points
     return times, f"{times.tail}; {found['dropped']} points dropped" + (f" ({share:.1%})" if share else "")
 
 
@@ -105,7 +105,7 @@ def batches(place: Place, quick: bool) -> list[Line]:
     """`log_metrics` of 20."""
     calls = 20_000 if quick else 200_000
     base, _ = result(worker(one_batch, place, calls=calls, size=20, library=""))
-    ours, note = result(worker(one_batch, place, calls=calls, size=20, library="trainspool"))
+    ours, note = result(worker(one_batch, place, calls=calls, size=20, library="trainspool"), points=20)
     return [
         Line(
             "log_metrics of 20, p50",
