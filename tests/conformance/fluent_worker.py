@@ -91,7 +91,7 @@ def main() -> None:
         asked = json.loads(line)
         answer = Player(library).play(asked["root"], asked["calls"])
         if hasattr(library, "wait"):
-            answer["stored"] = library.wait(timeout=60)
+            answer["stored"] = library.wait(timeout=20)
         print(json.dumps(answer), file=answers, flush=True)
 
 

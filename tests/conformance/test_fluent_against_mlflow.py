@@ -7,7 +7,7 @@ Where we differ on purpose, it stands here, and nowhere else:
 - a step with a fraction, a step of 2**63, and True as a step raise; MLflow writes them and cannot read them back;
 - two keys of which one is a folder of the other (``a``, ``a/b``): both are kept, one of them under another name;
 - a run id that nobody knows is taken; MLflow looks it up, and a log call of ours looks nowhere;
-- an experiment's name with a single quote, and a key part of more than 255 bytes, raise at the call;
+- a key part of more than 255 bytes raises at the call;
 - tags of ours begin with ``trainspool.``.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from box import SHARED_MEMORY, Box, until
 from conformance import recipe
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 pytestmark = [
@@ -84,7 +84,7 @@ class Both:
         for name, worker in (("theirs", self.theirs), ("ours", self.ours)):
             root = self.box.folder / name / str(self.count)
             answer = worker.play(root, calls)
-            assert answer.get("stored", True)
+            assert answer.get("stored", True), self.box.agent_log()[-3000:]
             seen = recipe.snapshot(root)
             assert set(seen) == set(answer["runs"]), (name, set(seen) ^ set(answer["runs"]))
             answer["seen"] = [_comparable(seen[run], answer["runs"], root) for run in answer["runs"]]
@@ -235,18 +235,23 @@ def play_and_compare(both: Both, calls: Calls) -> None:
 
 ANY_SEQUENCE = st.lists(CALL, min_size=1, max_size=14)
 _HOW = settings(
-    deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck), report_multiple_bugs=False
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+    phases=(Phase.explicit, Phase.generate),
 )
 
 
-@settings(_HOW, max_examples=40)
+@settings(_HOW, max_examples=15)
 @given(calls=ANY_SEQUENCE)
 def test_any_sequence_of_calls_gives_what_mlflow_gives(both: Both, calls: Calls) -> None:
     play_and_compare(both, calls)
 
 
 @pytest.mark.long
-@settings(_HOW, max_examples=1000)
+@settings(_HOW, max_examples=300)
 @given(calls=st.lists(CALL, min_size=5, max_size=40))
 def test_any_long_sequence_of_calls_gives_what_mlflow_gives(both: Both, calls: Calls) -> None:
     play_and_compare(both, calls)
@@ -301,7 +306,14 @@ def test_the_differences_are_as_listed(both: Both) -> None:
         ["set_experiment", "it's", {}],
     ]
     theirs, ours = both.play(calls)
-    assert [outcome.split()[0] for outcome in theirs["outcomes"]] == ["done", "done", "raised", "done", "done", "done"]
+    assert [outcome.split()[0] for outcome in theirs["outcomes"]] == [
+        "done",
+        "done",
+        "raised",
+        "done",
+        "done",
+        "raised",
+    ]
     assert [outcome.split()[0] for outcome in ours["outcomes"]] == ["done", "done", "done", "done", "done", "raised"]
     assert theirs["seen"][0]["params"] == ours["seen"][0]["params"] == {"lr": "0.1"}
     assert (len(theirs["seen"][0]["history"]["twice"]), len(ours["seen"][0]["history"]["twice"])) == (2, 1)
