@@ -145,10 +145,11 @@ class FileStore:
             if state.experiment is None or state.gone:
                 self._memory.undurable.pop(run_id)
             elif (all or state.ended or now - state.durable_at >= DURABLE_INTERVAL_S) and not state.lock.locked():
-                await self._publish(state)
-                # Taken before the sync: all lengths in it are of bytes that were written before the sync began.
-                due.append((state, state.serial, state.folder, state.encode(self._boot_id), state.unsynced))
-                state.unsynced, state.durable_at = set(), now
+                async with state.lock:  # a batch that came in between would be half in it
+                    await self._publish(state)
+                    # Taken before the sync: all lengths in it are of bytes that were written before the sync began.
+                    due.append((state, state.serial, state.folder, state.encode(self._boot_id), state.unsynced))
+                    state.unsynced, state.durable_at = set(), now
         if not due:
             return
         try:
