@@ -140,7 +140,7 @@ def _is_of(part: Part, seen: SeenStream) -> bool:
 
 
 def _lacks(name: SegmentName, sound: list[Part], seen: SeenStream) -> bool:
-    """Whether some sound data frame of a segment is in no later attempt: a repair that was cut short may have made one."""
+    """Whether some sound data frame of a segment is in no later attempt; a repair that was cut short made one."""
     wanted = {(part.header.offset, part.header.end) for part in sound if part.header and part.header.kind == frame.DATA}
     for other in layout.segments(seen.place.folder):
         if other.offset == name.offset and other.attempt > name.attempt:

@@ -132,7 +132,7 @@ def _known_positions(root: Path, streams: set[str], *, again: bool) -> tuple[Kno
     """
     known: Known = {}
     folders: dict[str, str] = {}
-    for run in stores.runs(root):
+    for run in stores.runs(root, with_broken=True):
         folders[run.run_id] = run.folder
         saved = checkpoint.load(run.folder, boot_id())
         if saved and not again and mending.is_whole(run.folder, saved):

@@ -23,14 +23,17 @@ class StoredRun(NamedTuple):
     folder: str
 
 
-def runs(root: Path | str) -> Iterator[StoredRun]:
-    """Yield every run of a store, deleted experiments' included; an absent root has none."""
+def runs(root: Path | str, *, with_broken: bool = False) -> Iterator[StoredRun]:
+    """Yield every run of a store, deleted experiments' included; *with_broken*: those that lost their ``meta.yaml``.
+
+    An absent root has none.
+    """
     for parent in (str(root), f"{root}/{TRASH}"):
         for experiment in _names(parent):
             if experiment not in (TRASH, MODELS) and os.path.exists(f"{parent}/{experiment}/{META}"):
                 for run_id in _names(f"{parent}/{experiment}"):
                     folder = f"{parent}/{experiment}/{run_id}"
-                    if is_run_id(run_id) and os.path.exists(f"{folder}/{META}"):
+                    if is_run_id(run_id) and (with_broken or os.path.exists(f"{folder}/{META}")):
                         yield StoredRun(run_id, experiment, folder)
 
 
