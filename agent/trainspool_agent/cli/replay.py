@@ -30,9 +30,7 @@ TIMES = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%
 @click.option("--experiment", "experiments", multiple=True, metavar="NAME", help="Runs of this experiment alone.")
 @click.option("--since", type=TIMES, metavar="TIME", help="Runs alone that began then or later, in local time.")
 @click.option("--until", type=TIMES, metavar="TIME", help="Runs alone that began before.")
-@click.option(
-    "--again", is_flag=True, help="Look at every point, whatever the store says it has; add what is gone."
-)
+@click.option("--again", is_flag=True, help="Look at every point, whatever the store says it has; add what is gone.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @show.json_option
 @show.failing_kindly

@@ -77,7 +77,7 @@ class RingView:
     def end(self) -> int:
         """The stream offset behind the last committed byte."""
         offset = self.head
-        for base, tail in sorted(self.chunk_table()):
+        for _, (base, tail) in self._chunks_in_order():
             if base <= offset <= base + self.chunk_bytes:
                 offset = max(offset, base + tail)
         return offset
@@ -120,7 +120,9 @@ class RingView:
         return list(_PAIR.iter_unpack(os.pread(self.fd, 16 * self.chunks, CHUNK_TABLE_AT)))
 
     def _chunks_in_order(self) -> list[tuple[int, tuple[int, int]]]:
-        return sorted(enumerate(self.chunk_table()), key=lambda item: item[1][0])
+        # A tail beyond its chunk is damage: nobody is to ask for terabytes because of it.
+        table = ((base, min(tail, self.chunk_bytes)) for base, tail in self.chunk_table())
+        return sorted(enumerate(table), key=lambda item: item[1][0])
 
 
 class RingIdentity(NamedTuple):
