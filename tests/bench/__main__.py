@@ -66,7 +66,7 @@ def main() -> int:
     print(table.on_screen(lines))
     print(*(f"- {line.what.strip()}: {line.note}" for line in lines if line.note), sep="\n")
     if options.write or not (options.only or options.quick):
-        table.write_results(RESULTS, lines, time.monotonic() - begun, load)
+        table.write_results(RESULTS, lines, time.monotonic() - begun, (load, os.getloadavg()[0]))
     return 0
 
 

@@ -75,5 +75,6 @@ def _line(name: str, milliseconds: list[float], base_name: str, base: list[float
         ((median, limit),) if limit else (),
         f"{base_name} {short(statistics.median(base))} ms" if base else "",
         median / statistics.median(base) if base else None,
+        why="it was near its budget on this machine when idle (import 32 to 46 ms), and other work slowed it down",
         note=f"median of {len(milliseconds)} processes; worst {short(max(milliseconds))} ms",
     )

@@ -61,7 +61,7 @@ def on_screen(lines: Sequence[Line]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def write_results(path: Path, lines: Sequence[Line], seconds: float, load: float) -> None:
+def write_results(path: Path, lines: Sequence[Line], seconds: float, loads: tuple[float, float]) -> None:
     """Write the table of a run as Markdown."""
     rows = ["| " + " | ".join(cells) + " |" for cells in (_HEAD, ("---",) * len(_HEAD), *map(_cells, lines))]
     misses = [f"- **{line.what}**: {line.why or 'not understood yet.'}" for line in lines if line.verdict == "MISS"]
@@ -70,7 +70,7 @@ def write_results(path: Path, lines: Sequence[Line], seconds: float, load: float
         "# Results of the last run",
         "",
         f"Written by `make bench`; `README.md` says what each line means. {_machine()}; {seconds:.0f} s, "
-        f"load before the run {load:.2f}. Percentiles are p50 / p99 / p99.9 unless the line says otherwise.",
+        f"load {loads[0]:.1f} before it and {loads[1]:.1f} at its end. Percentiles are p50 / p99 / p99.9 unless the line says otherwise.",
         "",
         *rows,
         "",

@@ -15,8 +15,8 @@ THREADS = 4
 BUSY_LIMITS = (4.0, 15.0)
 TOGETHER_LIMITS = (2.0, 10.0)
 TURNS = (
-    "a busy thread takes the GIL for its switch interval (5 ms) whenever it is its turn; the empty call beside it "
-    "pays the same"
+    "with one busy thread a call gets half of the GIL, with two a third, less while the pump takes its part, and the "
+    "mean grows by as much; where the machine's cores are taken by others, waking the thread up costs more on top"
 )
 
 
@@ -62,7 +62,7 @@ def busy_threads(place: Place, quick: bool) -> list[Line]:
 
 
 def _beside(place: Place, busy: int, calls: int) -> Line:
-    few = {"msgpack + os.write": calls // 200}  # 0.6-2 ms each: it gives the GIL away at every call
+    few = {"msgpack + os.write": calls // 60}  # up to 2 ms each: it gives the GIL away at every call
     targets = ("empty call", OURS, "msgpack + os.write")
     found = [result(worker(beside_busy, place, target=name, busy=busy, calls=few.get(name, calls))) for name in targets]
     (base, _), (ours, note), (write, _) = found
