@@ -13,6 +13,7 @@ from typing import Any
 
 import msgpack
 
+from trainspool_agent import files
 from trainspool_agent.store.layout import APPLIED, DURABLE
 from trainspool_agent.store.limits import CHECKPOINT_BYTES_MAX
 
@@ -50,6 +51,11 @@ def load(folder: str, boot_id: str) -> dict[str, Any] | None:
     )
 
 
+def load_durable(folder: str) -> dict[str, Any] | None:
+    """Return the durable checkpoint in a run's *folder*, None if there is none: it counts in every boot."""
+    return _read(f"{folder}/{DURABLE}")
+
+
 def _read(path: str) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
@@ -72,31 +78,22 @@ def write_durable(folder: str, data: bytes) -> None:
 
 def _replace(path: str, data: bytes, *, sync: bool) -> None:
     # Plain files in a run's folder are no data to MLflow, so the temporary may stand beside its target.
-    temporary = f"{path}.{os.getpid()}"
+    fs, temporary = files.fs, f"{path}.{os.getpid()}"
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = fs.create_shared(temporary, anew=True)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
+            fs.write(fd, data)
             if sync:
-                os.fsync(fd)
+                fs.sync(fd)
         finally:
-            os.close(fd)
-        os.replace(temporary, path)
+            fs.close(fd)
+        fs.rename(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            fs.unlink(temporary)
         raise
 
 
 def sync_path(path: str) -> None:
     """fsync a file or folder; one that is gone needs none."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    files.fs.sync_path(path)

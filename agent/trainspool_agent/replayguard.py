@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from trainspool.errors import TrainspoolError
 from trainspool.spool.ringfolder import agent_folder
-from trainspool_agent import health
+from trainspool_agent import files, health
 from trainspool_agent.agentlock import running_agent
 
 _NO_LOCKS = frozenset((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF))
@@ -33,7 +33,7 @@ def holding(root: Path) -> Iterator[None]:
         StoreBusy: another one is at it.
         OSError: the folder can be neither made nor opened.
     """
-    os.makedirs(root, exist_ok=True)
+    files.fs.make_shared_folder(str(root))
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ import os
 import stat
 
 from trainspool.spool.layout import is_safe_name
+from trainspool_agent import files
 from trainspool_agent.store.changes import Artifact
 from trainspool_agent.store.errors import Refused
 from trainspool_agent.store.files import temporary_in
@@ -34,10 +35,10 @@ def place(artifact: Artifact, run_folder: str, staging: str, work: str) -> None:
     try:
         _link_or_copy(source, f"{staging}/{artifact.staged}", temporary)
         if artifact.mode:
-            os.chmod(temporary, (artifact.mode & 0o777) | 0o600)
+            files.fs.change_mode(temporary, (artifact.mode & 0o777) | 0o600)
         target = _open_folder(run_folder, (ARTIFACTS, *folders))
         try:
-            os.rename(temporary, name, dst_dir_fd=target)
+            files.fs.rename_into(temporary, target, name)
         finally:
             os.close(target)
     except (NotADirectoryError, IsADirectoryError) as error:
@@ -45,7 +46,7 @@ def place(artifact: Artifact, run_folder: str, staging: str, work: str) -> None:
     finally:
         os.close(source)
         with contextlib.suppress(FileNotFoundError):  # also when both names are one file: then rename does nothing
-            os.unlink(temporary)
+            files.fs.unlink(temporary)
 
 
 def read_staged_text(name: str, staging: str) -> str:
@@ -79,17 +80,19 @@ def _open_staged(name: str, staging: str) -> int:
 
 def _link_or_copy(source: int, path: str, temporary: str) -> None:
     try:
-        os.link(path, temporary, follow_symlinks=False)
+        files.fs.link_itself(path, temporary)
         if os.path.samestat(os.lstat(temporary), os.fstat(source)):
             return
-        os.unlink(temporary)  # exchanged under us: what was checked is what is copied
+        files.fs.unlink(temporary)  # exchanged under us: what was checked is what is copied
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
-    target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with open(source, "rb", closefd=False) as reader, open(target, "wb") as writer:
-        while chunk := reader.read(COPY_BYTES):
-            writer.write(chunk)
+    target = files.fs.create_shared(temporary)
+    try:
+        while chunk := os.read(source, COPY_BYTES):
+            files.fs.write(target, chunk)
+    finally:
+        files.fs.close(target)
 
 
 def _open_folder(base: str, folders: tuple[str, ...]) -> int:
@@ -98,7 +101,7 @@ def _open_folder(base: str, folders: tuple[str, ...]) -> int:
     for folder in folders:
         try:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, dir_fd=fd)
+                files.fs.make_folder_in(fd, folder)
             below = os.open(folder, _FOLDER, dir_fd=fd)
         except OSError as error:
             if error.errno == errno.ELOOP:

@@ -10,7 +10,7 @@ import time
 from typing import Any, NamedTuple
 
 from trainspool.spool.experiments import DEFAULT_ID, DEFAULT_NAME, experiment_id_for
-from trainspool_agent import checkpoint
+from trainspool_agent import checkpoint, files
 from trainspool_agent.store import meta
 from trainspool_agent.store.changes import ExperimentChange
 from trainspool_agent.store.errors import StoreRefused
@@ -58,7 +58,7 @@ class Experiments:
             )
         try:
             for name in ("", TRASH, MODELS):
-                os.makedirs(f"{self.root}/{name}", exist_ok=True)
+                files.fs.make_shared_folder(f"{self.root}/{name}")
             if not os.path.exists(f"{self.root}/{DEFAULT_ID}/{META}"):
                 self._create(DEFAULT_ID, DEFAULT_NAME)
         except OSError as error:
@@ -121,7 +121,7 @@ class Experiments:
     def _create(self, experiment_id: str, name: str) -> Experiment:
         """Build the folder, ``meta.yaml`` last: until then no reader takes it for an experiment."""
         experiment = Experiment(experiment_id, f"{self.root}/{experiment_id}", deleted=False)
-        os.makedirs(experiment.work, exist_ok=True)
+        files.fs.make_shared_folder(experiment.work)
         publish(f"{experiment.folder}/{TAGS}/{_KIND_TAG}", _KIND.encode(), experiment.work)
         values = meta.experiment_meta(experiment_id, name, experiment.folder, time.time_ns() // 1_000_000)
         publish(f"{experiment.folder}/{META}", meta.render(values), experiment.work, sync=True)

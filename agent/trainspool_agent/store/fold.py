@@ -11,7 +11,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from trainspool_agent import files
 from trainspool_agent.store.changes import Lines, Point
+from trainspool_agent.store.files import rename_making_folders
 from trainspool_agent.store.limits import BLOCK_BYTES, RECOVERY_POINTS_MAX
 from trainspool_agent.store.points import (
     BEFORE_ALL,
@@ -63,7 +65,7 @@ class MetricFile:
     def open(self) -> bool:
         """Open the file, learn what was appended by others or before a crash; False if it does not exist yet."""
         try:
-            self.fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self.fd = files.fs.open_to_append(self.path)
         except FileNotFoundError:
             self._forget()
             self._loaded = True
@@ -78,8 +80,8 @@ class MetricFile:
 
     def close(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            files.fs.close(fd)
 
     def learn_growth(self) -> None:
         """Take note of lines that we did not just write: another writer's, or ours from before a crash."""
@@ -91,7 +93,7 @@ class MetricFile:
         size = self._mended(self.length, size)
         if size == 0:
             # An empty metric file makes the experiment unreadable, so it goes; the next point makes it anew.
-            os.unlink(self.path)
+            files.fs.unlink(self.path)
             self.close()
             self._forget()
             return
@@ -260,29 +262,24 @@ class MetricFile:
             tail = os.pread(self.fd, end - at, at)
         whole = at + tail.rfind(b"\n") + 1
         if whole < end:
-            os.ftruncate(self.fd, whole)
+            files.fs.truncate(self.fd, whole)
         for start, data in self._whole_lines(min(begin, whole), whole):
             if b"\0" in data:
                 rest = os.pread(self.fd, whole - start, start)
                 kept = b"".join(line for line in rest.splitlines(keepends=True) if b"\0" not in line)
-                os.ftruncate(self.fd, start)
+                files.fs.truncate(self.fd, start)
                 _write_whole(self.fd, kept, start)
                 return start + len(kept)
         return whole
 
     def _create(self, data: bytes, work: str) -> None:
-        folder = os.path.dirname(self.path)
         temporary = f"{work}/{os.getpid()}.metric"
-        fd = os.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = files.fs.create_shared(temporary, anew=True)
         try:
             _write_whole(fd, data, 0)
-            try:
-                os.rename(temporary, self.path)
-            except FileNotFoundError:
-                os.makedirs(folder, exist_ok=True)
-                os.rename(temporary, self.path)
+            rename_making_folders(temporary, self.path)
         except OSError:
-            os.close(fd)
+            files.fs.close(fd)
             raise
         self.fd = fd
 
@@ -297,7 +294,7 @@ def _write_whole(fd: int, data: bytes, length: int) -> None:
     """Append *data* with one write, or leave the file at *length*, as it was, and raise."""
     if not data:
         return
-    written = os.write(fd, data)
+    written = files.fs.append(fd, data)
     if written != len(data):  # the device is full: half a line would read as another number
-        os.ftruncate(fd, length)
+        files.fs.truncate(fd, length)
         raise OSError(28, os.strerror(28))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from typing import Any
 
+from trainspool_agent import files
 from trainspool_agent.store import meta
 from trainspool_agent.store.attempts import outcome
 from trainspool_agent.store.changes import RunChanges
@@ -46,12 +46,12 @@ def make_folder(run_id: str, experiment: Experiment, values: dict[str, Any]) -> 
     """Build the run beside the others, then rename it in whole. Blocks for a sync: use a thread."""
     building = temporary_in(experiment.work)
     for name in RUN_FOLDERS:
-        os.makedirs(f"{building}/{name}")
+        files.fs.make_shared_folder(f"{building}/{name}")
     publish(f"{building}/{META}", meta.render(values), experiment.work, sync=True)
     try:
-        os.rename(building, f"{experiment.folder}/{run_id}")
+        files.fs.rename(building, f"{experiment.folder}/{run_id}")
     except OSError:
-        shutil.rmtree(building, ignore_errors=True)
+        files.fs.remove_tree(building)
         if not os.path.isdir(f"{experiment.folder}/{run_id}"):  # else another agent was faster: its folder is as good
             raise
 
@@ -59,7 +59,7 @@ def make_folder(run_id: str, experiment: Experiment, values: dict[str, Any]) -> 
 def complete_folder(state: RunState, values: dict[str, Any]) -> None:
     """Give a folder that is there what MLflow needs to read it. Blocks for a sync: use a thread."""
     for name in RUN_FOLDERS:
-        os.makedirs(f"{state.folder}/{name}", exist_ok=True)
+        files.fs.make_shared_folder(f"{state.folder}/{name}")
     if not os.path.exists(f"{state.folder}/{META}"):
         publish(f"{state.folder}/{META}", meta.render(values), state.work, sync=True)
 
@@ -114,4 +114,4 @@ def remove_leftovers(experiment: Experiment) -> None:
             pid = name.split(".")[0]
             if pid.isdigit() and int(pid) != os.getpid() and not os.path.exists(f"/proc/{pid}"):
                 path = f"{experiment.work}/{name}"
-                shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
+                files.fs.remove_tree(path) if os.path.isdir(path) else files.fs.unlink(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainspool_agent import files
 from trainspool_agent.store import fold
 from trainspool_agent.store import points as blocks
 from trainspool_agent.store.fold import MetricFile
@@ -106,8 +108,7 @@ def test_lines_of_every_form_that_mlflow_writes_are_understood() -> None:
 def test_a_short_write_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
     write(file, [(1, 0, 1.0)], tmp_path)
-    real = fold.os.write
-    monkeypatch.setattr(fold.os, "write", lambda fd, data: real(fd, data[:3]))
+    monkeypatch.setattr(files.fs, "append", lambda fd, data: os.write(fd, data[:3]))
     with pytest.raises(OSError, match="No space"):
         write(file, [(2, 0, 2.0)], tmp_path)
     monkeypatch.undo()

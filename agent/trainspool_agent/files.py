@@ -1,0 +1,76 @@
+"""The file operations of the stores; with the spool's (``trainspool.spool.files``) all that changes a disk.
+
+Everything that writes to a store goes through the module's ``fs`` object, so a test can put in one that fails, stalls
+or records. What only reads does not, nor does state in shared memory, beside the rings.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+
+from trainspool.spool import files
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_NEW = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class StoreFiles(files.Files):
+    """Plain POSIX calls; each may raise OSError. Others may read what a store holds, hence the modes."""
+
+    append = staticmethod(os.write)
+    """Write some of the data at the end of the file; return how much. The hot one, so it is the system call itself."""
+
+    def open_to_append(self, path: str) -> int:
+        """Open a file that is there, for reading and appending."""
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def create_shared(self, path: str, *, anew: bool = False) -> int:
+        """Create *path*, which must not be there, to read and append, mode 0644; *anew*: empty what is there."""
+        return os.open(path, _NEW | (os.O_TRUNC if anew else os.O_EXCL), 0o644)
+
+    def make_shared_folder(self, path: str) -> None:
+        """Make *path* and its parents, as far as they are missing, by the umask."""
+        os.makedirs(path, exist_ok=True)
+
+    def make_folder_in(self, folder: int, name: str) -> None:
+        os.mkdir(name, dir_fd=folder)
+
+    def rename_into(self, source: str, folder: int, name: str) -> None:
+        os.rename(source, name, dst_dir_fd=folder)
+
+    def link_itself(self, source: str, target: str) -> None:
+        """As ``link``, but a symbolic link at *source* is not followed."""
+        os.link(source, target, follow_symlinks=False)
+
+    def change_mode(self, path: str, mode: int) -> None:
+        os.chmod(path, mode)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove what can be removed of a folder."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def sync_path(self, path: str) -> None:
+        """fsync a file or folder; one that is gone needs none."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def sync_file_system(self, path: str) -> None:
+        """Bring everything on the file system of folder *path* to the device."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(fd) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), path)
+        finally:
+            os.close(fd)
+
+
+fs = StoreFiles()
