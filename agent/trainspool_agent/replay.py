@@ -171,6 +171,7 @@ class _Replay:
         self._experiments: frozenset[str] | None = None
         self._guard = replayguard.Carried.now(root)
         self._missing: list[str] = []
+        self._cuts: dict[str, set[int]] = {}  # stream → where its events begin to count, for some run
 
     async def run(self, sources: list[Source], wanted: Wanted, progress: Callable[[Progress], None]) -> None:
         self._meter = _Meter(sources, progress)
@@ -197,6 +198,8 @@ class _Replay:
         for run_id in self._folders.keys() - self._known.keys():
             if (self._wanted is None or run_id in self._wanted) and run_id not in self._guard.runs:
                 self._store.reopen(run_id, streams, everything=self._again)
+                for stream in streams:
+                    self._cuts.setdefault(stream, set()).add(self._store.counted(run_id, stream))
 
     # -- one stream
 
@@ -205,15 +208,16 @@ class _Replay:
         carried = source.name in self._guard.streams
         selection = Selection(self._wanted, self._guard.runs, self._guard.store, carried, known)
         self._compactor.begin(source.name, selection)
-        stream = ReplayedStream(source, selection, set(known.values()))
+        stream = ReplayedStream(source, selection, self._cuts.get(source.name, set()) | set(known.values()))
         for part in stream.parts.read():
             if isinstance(part, Defined):
                 stream.learn(part.definitions)
             elif isinstance(part, Damage):
                 await self._flush(stream)
                 self._note_damage(part, stream)
-            elif (task := stream.add(part)) is not None:
-                await self._apply(self._compactor.add(task), stream)
+            else:
+                for task in stream.add(part):
+                    await self._apply(self._compactor.add(task), stream)
         await self._flush(stream)
         self._finish(stream)
 

@@ -32,6 +32,7 @@ class ReplayedStream:
     """One stream on its way through the compactor."""
 
     def __init__(self, source: Source, selection: Selection, cuts: set[int]) -> None:
+        """*cuts*: stream offsets that no task is to span."""
         self.source, self.selection, self.parts = source, selection, Parts(source)
         self.dictionary = Dictionary()
         self.damages: list[Damage] = []
@@ -52,11 +53,19 @@ class ReplayedStream:
             self._malformed += 1
             self._sample = self._sample or str(error)[:160]
 
-    def add(self, frame: EventFrame) -> Task | None:
-        """Take a frame; return a task when enough have come. None spans a position: what is in the store stays out."""
-        self._frames.append(frame)
-        self._bytes += len(frame.events)
-        return self.take_task() if self._bytes >= TASK_BYTES or frame.end in self._cuts else None
+    def add(self, frame: EventFrame) -> Iterator[Task]:
+        """Take a frame; yield a task whenever enough have come. None spans a position: what is in the store stays out.
+
+        A position is inside a frame if what is a frame now was in a ring when it was replayed before.
+        """
+        begin = frame.offset
+        for end in (*sorted(cut for cut in self._cuts if begin < cut < frame.end), frame.end):
+            events = frame.events[begin - frame.offset : end - frame.offset]
+            self._frames.append(EventFrame(begin, end, events))
+            self._bytes += len(events)
+            if (self._bytes >= TASK_BYTES or end in self._cuts) and (task := self.take_task()) is not None:
+                yield task
+            begin = end
 
     def take_task(self) -> Task | None:
         if not self._frames:
