@@ -68,7 +68,8 @@ class Pump:
         self.turned = threading.Condition()
         self._housekeeping = housekeeping
         self._wake, self._stopping = threading.Event(), False
-        self._turn_lock = threading.Lock()
+        self._turn_lock, self._turning = threading.Lock(), 0
+        self._running = threading.Lock()
         self._lock_fd = -1
         self._locks_work = True
         self._writer: SegmentWriter | None = None
@@ -83,16 +84,30 @@ class Pump:
         self._kept_bytes = 0
         self._new_folders: list[str] = []
         self._syncer: Syncer | None = None
+        self.started = False
         self.thread = threading.Thread(target=self._run, name="trainspool-pump", daemon=True)
 
-    def start(self) -> None:
-        self.thread.start()
+    def start(self) -> bool:
+        """Start the thread, again if that was interrupted; False if the interpreter starts none any more."""
+        thread = threading.Thread(target=self._run, name="trainspool-pump", daemon=True)
+        if not self.started:
+            self.thread = thread
+            try:
+                thread.start()
+            except RuntimeError:  # Python >= 3.12, at exit
+                self.started = True
+                return False
+            self.started = True
+        return True
 
     def wake(self) -> None:
         """Let the next turn begin now."""
         self._wake.set()
 
     def _run(self) -> None:
+        if not self._running.acquire(blocking=False):
+            return  # started twice: the first start was interrupted after it had done its work
+        self.thread = threading.current_thread()
         while not self._stopping:
             self._wake.wait(TURN_INTERVAL_S)
             self._wake.clear()
@@ -103,7 +118,10 @@ class Pump:
 
     def turn(self) -> None:
         """Write what is committed; sync and roll if it is time. Never raises for the disk's reasons."""
+        if self._turning == threading.get_ident():
+            return  # a signal handler or finalizer within a turn of this thread, at exit
         with self._turn_lock:
+            self._turning = threading.get_ident()
             try:
                 self._housekeeping()
                 self._mend_segment()
@@ -113,6 +131,8 @@ class Pump:
                 self._complain(error)
             else:
                 self.error = None
+            finally:
+                self._turning = 0
         with self.turned:
             self.turned.notify_all()
 
@@ -134,6 +154,16 @@ class Pump:
                 return True
             if time.monotonic() >= deadline or self.error is not None:
                 return False
+
+    def drain_now(self) -> bool:
+        """In this thread: bring what is committed to a segment; whether it is there, or a turn under way sees to it."""
+        while not self.drained():
+            if self._turning == threading.get_ident():
+                return True
+            self.turn()
+            if self.error is not None:
+                return False
+        return True
 
     def drained(self) -> bool:
         ring = self.rings[-1]

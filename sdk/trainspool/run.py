@@ -46,12 +46,15 @@ class Run:
         self.run_id = run_id
         self.experiment, self.store, self.name, self.user = experiment, store, name, user
         self.owner = owner
+        if owner:
+            stream.owned.add(self)
         self.status, self.start_time = "RUNNING", time.time_ns() // 1_000_000
         self.end_time: int | None = None
         self.params: dict[str, str] = {}
         self.tags: dict[str, str] = {}
-        self._number: int | None = None
+        # Fork and end put new dictionaries here, so what an interrupted call still adds to the old ones means nothing.
         self._series: dict[str, bytes] = {}
+        self._numbered: tuple[object, int] = (None, 0)  # the series for which the stream knows the run's number
         self._keysets: dict[tuple[str, ...], tuple[bytes, Any]] = {}
         self._end: int | None = None
 
@@ -91,6 +94,7 @@ class Run:
         when = validation.time_ns_from_ms(name, value, timestamp) if timestamp else _time_ns()
         while True:
             generation = stream.ensure()
+            series, keys = self._series, stream.keys
             run, definitions = self._definition()
             key_number, key_definition = stream.key(name)
             prefix = b"\x96\x00" + msgpack.packb(run) + msgpack.packb(key_number)
@@ -98,9 +102,11 @@ class Run:
             if stream.generation != generation:
                 continue  # a signal handler forked: these ids were the parent's
             if stream.append(self, definitions + key_definition + prefix + point, points=1):
-                self._defined(run)
-                stream.keys[name] = key_number
-                self._series[name] = prefix
+                self._defined(run, series)
+                keys[name] = key_number
+                series[name] = prefix
+            elif stream.generation != generation:
+                continue
             return
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None) -> None:
@@ -133,6 +139,7 @@ class Run:
         count = len(names)
         while True:
             generation = stream.ensure()
+            series, keysets, known_keys, known_keysets = self._series, self._keysets, stream.keys, stream.keysets
             run, definitions = self._definition()
             keys = [stream.key(name) for name in names]
             key_numbers = [number for number, _ in keys]
@@ -145,12 +152,14 @@ class Run:
             if stream.generation != generation:
                 continue
             if stream.append(self, data, points=count):
-                self._defined(run)
-                stream.keys.update(zip(names, key_numbers, strict=True))
+                self._defined(run, series)
+                known_keys.update(zip(names, key_numbers, strict=True))
                 if isinstance(keyset, int):
-                    stream.keysets[names] = keyset
-                    if len(self._keysets) < KEYSETS_PER_RUN_MAX:
-                        self._keysets[names] = (prefix, struct.Struct(f">BQBiBH{count}d").pack)
+                    known_keysets[names] = keyset
+                    if len(keysets) < KEYSETS_PER_RUN_MAX:
+                        keysets[names] = (prefix, struct.Struct(f">BQBiBH{count}d").pack)
+            elif stream.generation != generation:
+                continue
             return
 
     @staticmethod
@@ -351,13 +360,16 @@ class Run:
         """Append one event of this run, with the run's definition if the stream needs it."""
         while True:
             generation = stream.ensure()
+            series = self._series
             run, definitions = self._definition()
             data = definitions + events.pack(kind, run, *elements)
             if stream.generation != generation:
                 continue
             appended = stream.append(self, data)
             if appended:
-                self._defined(run)
+                self._defined(run, series)
+            elif stream.generation != generation:
+                continue
             return appended
 
     def _log_surely(self, kind: int, *elements: Any) -> None:
@@ -366,11 +378,14 @@ class Run:
             stream.owed.append(lambda: self._try(kind, *elements))
 
     def _try(self, kind: int, *elements: Any) -> bool:
-        stream.ensure()
+        generation = stream.ensure()
+        series, ring = self._series, stream.ring
         run, definitions = self._definition()
-        if not stream.ring.append(definitions + events.pack(kind, run, *elements)):
-            return False
-        self._defined(run)
+        if kind in (events.START, events.END) and not self.owner:
+            return True  # forked meanwhile: starting and ending is the parent's
+        if not ring.append(definitions + events.pack(kind, run, *elements)):
+            return stream.generation != generation
+        self._defined(run, series)
         return True
 
     def log_gap(self) -> bool:
@@ -380,23 +395,23 @@ class Run:
 
     def _definition(self) -> tuple[int, bytes]:
         """Return the run's id in the stream, and its definition if the stream has none."""
-        if self._number is not None:
-            return self._number, b""
+        series, number = self._numbered
+        if series is self._series:
+            return number, b""
         number = next(stream.run_numbers)
         experiment = self.experiment
         where = (self.store, experiment.experiment_id, experiment.name or None)
         owner = self.owner and self._end is None
         return number, events.pack(events.DEFINE_RUN, number, self.run_id, owner, *where)
 
-    def _defined(self, number: int) -> None:
-        self._number = number
-        stream.runs[self.run_id] = self
+    def _defined(self, number: int, series: object) -> None:
+        self._numbered = (series, number)
+        if series is self._series:
+            stream.runs[self.run_id] = self
 
     def _forget(self) -> None:
         """The stream may drop its definition of a run that it ended; using it again defines it anew."""
-        self._series.clear()
-        self._keysets.clear()
-        self._number = None
+        self._series, self._keysets = {}, {}
         stream.runs.pop(self.run_id, None)
 
     def after_fork_in_child(self) -> None:

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,7 @@ class _LastRing:
 
     def append(self, data: bytes) -> bool:
         appended = self.ring.append(data)
-        self.pump.turn()
+        self.pump.drain_now()
         return appended
 
     def __getattr__(self, name: str) -> Any:
@@ -91,6 +92,7 @@ class Stream:
         self.settings: settings.Settings | None = None
         self._store: str | None = None
         self.at_birth: Callable[[], None] = lambda: None
+        self.owned: weakref.WeakSet[Run] = weakref.WeakSet()
         self._reset()
 
     def _reset(self) -> None:
@@ -142,31 +144,50 @@ class Stream:
 
     def ensure(self) -> int:
         """Have a stream, and return its generation, which a fork changes. Touches shared memory only, no disk."""
-        if self.pump is None and not (isinstance(self.ring, _NoRing) and self.ring.takes):
+        while self.pump is None or not self.pump.started:
+            if isinstance(self.ring, _NoRing) and self.ring.takes:
+                break
             with self._birth_lock:
                 if self.pump is None:
                     self._be_born()
+                elif not self.pump.started:
+                    self._start_pump()
         return self.generation
 
     def _be_born(self) -> None:
-        configured = self.configured()
+        """Make a stream aside, and be it at once: a signal handler in between may have been born, or forked."""
+        configured, generation = self.configured(), self.generation
         if configured.disabled:
             self.ring = _NoRing(lambda _: None, takes=True)
             return
-        self.id = os.urandom(16)
-        self._identity = identity(self.id.hex(), configured.spool, __version__)
-        self.folder = str(stream_folder(configured.spool, self._identity["host"], self.id.hex()))
-        self.ring, packed = self._make_ring(configured)
-        self.pump = Pump(self.folder, self.id, packed, self.ring, self._housekeep)
-        self.pump.start()
+        name = os.urandom(16)
+        about = identity(name.hex(), configured.spool, __version__)
+        folder = str(stream_folder(configured.spool, about["host"], name.hex()))
+        ring, packed = self._make_ring(name, about, configured)
+        try:
+            pump = Pump(folder, name, packed, ring, self._housekeep)
+        except BaseException:
+            ring.unlink()
+            raise
+        if self.generation != generation:
+            ring.abandon()  # the parent's, which goes on with it
+        elif self.pump is not None:
+            ring.unlink()
+        else:  # nothing can come between these: no call is made
+            self.id, self._identity, self.folder, self.ring, self.pump = name, about, folder, ring, pump
+
+    def _start_pump(self) -> None:
+        pump = self.pump
+        if pump is not None and not pump.start():
+            self.finish(0.0)  # the interpreter exits, and starts no thread any more
         self.at_birth()
 
-    def _make_ring(self, configured: settings.Settings) -> tuple[Ring, bytes]:
+    def _make_ring(self, name: bytes, about: dict[str, Any], configured: settings.Settings) -> tuple[Ring, bytes]:
         folder = ring_folder()
         try:
             if folder is not None:
-                packed = self._packed_identity(folder)
-                return Ring(self.id, packed, folder, configured.ring_bytes), packed
+                packed = _packed_identity(about, name, folder)
+                return Ring(name, packed, folder, configured.ring_bytes), packed
         except OSError as error:
             reason = str(error)
         else:
@@ -177,21 +198,24 @@ class Stream:
             reason,
             100,
         )
-        packed = self._packed_identity(None)
-        return Ring(self.id, packed, None, configured.ring_bytes), packed
-
-    def _packed_identity(self, folder: Path | None) -> bytes:
-        self._identity["ring"] = str(folder / f"{self.id.hex()}.ring") if folder else None
-        packed: bytes = msgpack.packb(self._identity, unicode_errors="surrogateescape")
-        return packed
+        packed = _packed_identity(about, name, None)
+        return Ring(name, packed, None, configured.ring_bytes), packed
 
     # -- events -------------------------------------------------------------------------------------------------
 
     def append(self, run: Run, data: bytes, *, points: int = 0, events: int = 1) -> bool:
-        """Add *data*, whole events that belong to *run*; if the ring is full they are dropped and counted: False."""
-        if self.ring.append(data):
+        """Add *data*, whole events that belong to *run*; if the ring is full they are dropped and counted: False.
+
+        False too if a signal handler forked meanwhile and this is the child: then the generation is another one, and
+        nothing was done in this process.
+        """
+        ring, generation = self.ring, self.generation
+        if ring.append(data):
             return True
-        self.ring.drop(run.run_id, points, events)
+        if self.generation == generation:
+            ring.drop(run.run_id, points, events)
+        if self.generation != generation:
+            return False
         self.with_drops[run.run_id] = run
         if not self._dropping_said:
             self._dropping_said = True
@@ -233,7 +257,7 @@ class Stream:
         folder = ring_folder()
         if folder is None or self.pump is None:
             return
-        self.ring = self.ring.replace(self.id, self._packed_identity(folder), folder)
+        self.ring = self.ring.replace(self.id, _packed_identity(self._identity, self.id, folder), folder)
         self.pump.rings.append(self.ring)
         warn("the ring was removed under us (does logind remove IPC at logout?); a new one is %s", self.ring.path)
 
@@ -283,11 +307,16 @@ class Stream:
         if self.pump is None:
             return True
         ring, pump = self.ring, self.pump
-        if not pump.finish(timeout):
+        in_time = pump.finish(timeout)
+        if not in_time or not isinstance(ring, Ring):
+            return in_time
+        # Others may still log: threads, and handlers of signals. From here on each of their events goes to a segment
+        # before its call returns; what they logged until here is fetched now, and only then the ring may go.
+        self.ring = _LastRing(ring, pump)
+        ring.take_back()
+        if not pump.drain_now():
             return False
-        if isinstance(ring, Ring):
-            self.ring = _LastRing(ring, pump)
-            ring.unlink()
+        ring.unlink()
         return True
 
     # -- fork ---------------------------------------------------------------------------------------------------
@@ -301,9 +330,15 @@ class Stream:
             self.pump.close_after_fork()
         if isinstance(self.ring, Ring):
             self.ring.abandon()
-        for run in list(self.runs.values()):
+        for run in {*self.runs.values(), *self.owned}:
             run.after_fork_in_child()
         self._reset()
+
+
+def _packed_identity(about: dict[str, Any], name: bytes, folder: Path | None) -> bytes:
+    about["ring"] = str(folder / f"{name.hex()}.ring") if folder else None
+    packed: bytes = msgpack.packb(about, unicode_errors="surrogateescape")
+    return packed
 
 
 stream = Stream()

@@ -150,7 +150,15 @@ class Ring:
         chunk_bytes, count = _shape(folder, ring_bytes)
         self.ring_bytes = chunk_bytes * count
         self.chunk_bytes = chunk_bytes
-        header, memories = _map(self.path, chunk_bytes, count)
+        try:
+            self._lay_out(*_map(self.path, chunk_bytes, count), stream, identity, base)
+        except FileExistsError:
+            raise
+        except BaseException:  # Ctrl-C too: leave no file without a magic, which nobody would ever remove
+            self.unlink()
+            raise
+
+    def _lay_out(self, header: mmap.mmap, memories: list[mmap.mmap], stream: bytes, identity: bytes, base: int) -> None:
         self._header: mmap.mmap | bytearray = header
         self.words = memoryview(header).cast("Q")
         self._lock = threading.RLock()
@@ -164,7 +172,7 @@ class Ring:
         self.chunk = self.chunks[0]
         self._draining = self.chunk
         self.words[ringfile.WORDS_AT // 8 + ringfile.HEAD] = base
-        fixed = (ringfile.VERSION, chunk_bytes, stream, count, len(identity), zlib.crc32(identity))
+        fixed = (ringfile.VERSION, self.chunk_bytes, stream, len(memories), len(identity), zlib.crc32(identity))
         # The magic last: until it stands, nobody takes this file for a ring.
         header[8 : ringfile.FIXED.size] = ringfile.FIXED.pack(ringfile.MAGIC, *fixed)[8:]
         header[:8] = ringfile.MAGIC
@@ -315,6 +323,21 @@ class Ring:
             self.chunk = new.chunk  # a thread that is about to rotate here finds itself in the new ring
         return new
 
+    def take_back(self) -> None:
+        """Refuse whoever holds the present chunk, so that every append comes through ``append`` from now on."""
+        with self._lock:
+            held = self.chunk
+            again = type(held)(held.memory, held.words, held.base, held.position)
+            again.next = held.next
+            if isinstance(again, FreeThreadedChunk) and isinstance(held, FreeThreadedChunk):
+                again.lock = held.lock
+            index = self.chunks.index(held)
+            self.chunks[index] = self.chunks[index - 1].next = self.chunk = again
+            if self._draining is held:
+                self._draining = again
+            held.refuse()
+            again.words[1] = again.memory.tell()  # what was written through the refused one, and maybe not committed
+
     def is_unlinked(self) -> bool:
         """Whether someone removed our file (logind does at logout): the memory still works, but would die with us."""
         if self.path is None:
@@ -364,9 +387,6 @@ def _map(path: Path | None, chunk_bytes: int, count: int) -> tuple[mmap.mmap, li
         header = mmap.mmap(fd, ringfile.HEADER_BYTES, **options)
         offsets = (ringfile.HEADER_BYTES + index * chunk_bytes for index in range(count))
         return header, [_populated(mmap.mmap(fd, chunk_bytes, offset=at, **options)) for at in offsets]
-    except BaseException:
-        os.unlink(path)
-        raise
     finally:
         os.close(fd)
 
