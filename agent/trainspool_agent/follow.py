@@ -116,11 +116,18 @@ class Stores:
 
     def _make(self, root: Path) -> FileStore:
         if len(self._open) >= STORES_MAX:
-            oldest = self._open.pop(next(iter(self._open)))
-            self._recorded = {recorded: store for recorded, store in self._recorded.items() if store is not oldest}
-            oldest.close()
+            self._close_one()
         made = self._open[root] = FileStore(root, boot_id=self._boot_id)
         return made
+
+    def _close_one(self) -> None:
+        """Close the oldest that has nothing left to make durable: opened again, a store knows of no such thing."""
+        for root, oldest in self._open.items():
+            if oldest.is_durable:
+                del self._open[root]
+                self._recorded = {recorded: store for recorded, store in self._recorded.items() if store is not oldest}
+                oldest.close()
+                return
 
     def position(self, run: RunRef, stream: str) -> int:
         """The stream offset up to which the run's store has its events; 0 where the store cannot say (yet)."""

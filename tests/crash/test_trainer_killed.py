@@ -140,7 +140,7 @@ def tell(outcomes: list[Outcome]) -> None:
 
 def test_killed_at_random_moments_the_store_has_every_accepted_point(tmp_path: Path, seed: int) -> None:
     with Box(tmp_path) as box:
-        outcomes = kill_many(box, seed, 8)
+        outcomes = kill_many(box, seed, 6)
     assert max(outcome.marked_s or 0 for outcome in outcomes) <= MARKED_S, outcomes
 
 

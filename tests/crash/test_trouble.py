@@ -247,6 +247,23 @@ def test_spool_that_cannot_be_made_is_waited_for(tmp_path: Path) -> None:
         assert all_is_stored(box, witness).account["dropped"] == 0
 
 
+@pytest.mark.long
+def test_more_stores_than_an_agent_keeps_open_are_all_made_durable(tmp_path: Path) -> None:
+    with Box(tmp_path) as box:
+        agent = box.start_agent()
+        done = box.run(
+            "import trainspool as mlflow\nfor number in range(80):\n    mlflow.set_tracking_uri(f'stores/{number}')\n"
+            "    with mlflow.start_run():\n        mlflow.log_metric('loss', number)\n"
+        )
+        assert done.returncode == 0
+        said(done.stderr)
+        until(box.is_quiet, "durable")
+        box.stop(agent)
+        runs = [Stored(path.parent) for path in tmp_path.glob("stores/*/*/*/meta.yaml")]
+        assert len(runs) == 80 and all(run.status == FINISHED for run in runs)
+        assert len(list(tmp_path.glob("stores/*/*/*/trainspool.durable"))) == 80
+
+
 # -- what is removed ---------------------------------------------------------------------------------------------------
 
 

@@ -163,6 +163,11 @@ class FileStore:
             if state.serial == serial:
                 self._memory.undurable.pop(state.run_id, None)
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether durable checkpoints cover all that was applied, of every run."""
+        return not self._memory.undurable
+
     def is_settled(self, run: RunRef, stream: str) -> bool:
         """Whether every session of the run has ended and a durable checkpoint covers all that was applied."""
         if run.run_id in self._memory.undurable:
