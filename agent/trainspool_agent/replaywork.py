@@ -22,10 +22,11 @@ import msgpack
 from trainspool.errors import TrainspoolError
 from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef, compact
 from trainspool_agent.replayguard import is_store
-from trainspool_agent.store.changes import Lines, Point
+from trainspool_agent.store.changes import Lines, Point, Texts
 
 AHEAD = 3  # tasks that may wait at one worker: bounds memory
 NEVER = 1 << 63
+SHARED_FROM_KEYS = 4  # so many keys in a batch are logged together, mostly: a sixth of their lines' cost
 _MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)
 
 
@@ -192,8 +193,9 @@ class _Work:
 def with_lines(batch: Batch) -> Batch:
     """Put the text of their lines in place of points that rise, as nearly all do."""
     for changes in batch.runs.values():
+        shared = (Texts("%d "), Texts(" %d\n")) if len(changes.points) >= SHARED_FROM_KEYS else None
         for key, points in changes.points.items():
-            lines = Lines.of(points)
+            lines = Lines.of(points, shared)
             if lines is not None:
                 changes.points[key] = cast("list[Point]", lines)
     return batch

@@ -11,6 +11,17 @@ from typing import Any, NamedTuple
 Point = tuple[int, int, float]  # ms, step, value
 
 
+class Texts(dict[int, str]):
+    """Integers as text, made once: where many keys are logged at once, their points share ms and step."""
+
+    def __init__(self, form: str) -> None:
+        self._form = form
+
+    def __missing__(self, number: int) -> str:
+        made = self[number] = self._form % number
+        return made
+
+
 class Lines(Sequence[Point]):
     """Points that rise strictly, none of them infinite, with the text of their lines already made."""
 
@@ -20,11 +31,19 @@ class Lines(Sequence[Point]):
         self.text, self._first, self._last, self._count = text, first, last, count
 
     @classmethod
-    def of(cls, points: Sequence[Point]) -> Lines | None:
-        """Return *points* as lines, or None if they do not rise or are none."""
+    def of(cls, points: Sequence[Point], shared: tuple[Texts, Texts] | None = None) -> Lines | None:
+        """Return *points* as lines, or None if they do not rise or are none.
+
+        Args:
+            shared: ``Texts("%d ")`` of ms and ``Texts(" %d\\n")`` of step, if other keys' points have the same ones.
+        """
         if not points or not all(map(lt, points, islice(points, 1, None))):
             return None
-        text = "".join([f"{ms} {value!r} {step}\n" for ms, step, value in points])
+        if shared is None:
+            text = "".join([f"{ms} {value!r} {step}\n" for ms, step, value in points])
+        else:
+            times, steps = shared
+            text = "".join([f"{times[ms]}{value!r}{steps[step]}" for ms, step, value in points])
         # Infinities sort apart from the largest floats but are the same point; nothing else slips by.
         return None if "inf" in text else cls(text, points[0], points[-1], len(points))
 

@@ -25,7 +25,7 @@ from trainspool_agent.liveness import boot_id
 from trainspool_agent.replayguard import StoreBusy
 from trainspool_agent.replaysurvey import Wanted
 from trainspool_agent.replaywork import Workers
-from trainspool_agent.store.changes import Lines
+from trainspool_agent.store.changes import Lines, Texts
 
 RUNS = [digit * 32 for digit in "123456"]
 
@@ -140,6 +140,8 @@ def test_lines_are_the_points_they_were_made_of() -> None:
     points = [(1, 2, 0.1), (1, 3, float("nan")), (2, -5, -1e300), (2, -5, 5.0)]
     lines = Lines.of(points)
     assert lines is not None and str(list(lines)) == str(points)
+    shared = Lines.of(points, (Texts("%d "), Texts(" %d\n")))
+    assert shared is not None and shared.text == lines.text
     assert (len(lines), lines[0], lines[-1], lines[2]) == (4, points[0], points[3], points[2])
     assert Lines.of([*points, (2, -5, 5.0)]) is None and Lines.of([(1, 1, float("inf"))]) is None
 
