@@ -58,29 +58,32 @@ class SegmentWriter:
                 files.fs.unlink(self.path)
             raise
 
-    def append(self, piece: Piece) -> None:
-        """Write one data frame at once.
+    def append(self, *pieces: Piece) -> None:
+        """Write a data frame for each of *pieces*, all of them at once.
 
         Raises:
             OSError: nothing of it counts; the file was cut back to its last frame, or else ``broken`` is set.
         """
-        self._write(
-            frame.encode(
-                frame.DATA,
-                self.stream,
-                self.offset,
-                definitions=self._repeat,
-                events=piece.data,
-                events_before=self.events_before,
-                points_before=self.points_before,
-                event_count=piece.events,
-                point_count=piece.points,
+        frames: list[bytes] = []
+        repeat, offset, events, points = self._repeat, self.offset, self.events_before, self.points_before
+        for piece in pieces:
+            frames.append(
+                frame.encode(
+                    frame.DATA,
+                    self.stream,
+                    offset,
+                    definitions=repeat,
+                    events=piece.data,
+                    events_before=events,
+                    points_before=points,
+                    event_count=piece.events,
+                    point_count=piece.points,
+                )
             )
-        )
-        self._repeat = b"".join(piece.definitions)
-        self.offset += len(piece.data)
-        self.events_before += piece.events
-        self.points_before += piece.points
+            repeat = b"".join(piece.definitions)
+            offset, events, points = offset + len(piece.data), events + piece.events, points + piece.points
+        self._write(b"".join(frames))
+        self._repeat, self.offset, self.events_before, self.points_before = repeat, offset, events, points
 
     def heartbeat(self) -> None:
         """Write an empty frame that says the writer lives. Raises OSError as ``append`` does."""
