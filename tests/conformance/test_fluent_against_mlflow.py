@@ -6,8 +6,8 @@ Where we differ on purpose, it stands here, and nowhere else:
 - points that are equal in key, ms, step and value are one point (MLflow's own migration fails on two);
 - a step with a fraction, a step of 2**63, and True as a step raise; MLflow writes them and cannot read them back;
 - two keys of which one is a folder of the other (``a``, ``a/b``): both are kept, one of them under another name;
-- an artifact where another one has a folder, or a folder where another is a file, raises in MLflow; here the run says so
-  in its tag ``trainspool.problem``, as the store is looked at later;
+- an artifact where another one has a folder, or a folder where another is a file, raises in MLflow; here the run tells
+  it in its tag ``trainspool.problem``, as the store is looked at later;
 - a run id that nobody knows is taken; MLflow looks it up, and a log call of ours looks nowhere;
 - a key part of more than 255 bytes raises at the call;
 - tags of ours begin with ``trainspool.``.
