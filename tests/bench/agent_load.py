@@ -17,7 +17,7 @@ IDLE = (
     "two thirds of it"
 )
 BUSY = (
-    "2,000 appends to metric files a second (20 files per stream and turn), a listing of the folder at the end of every "
+    "2,000 appends to metric files a second (20 files per stream and turn), a listing of the folder after every "
     "read, then checkpoints and cursors: per turn and file, not per point"
 )
 RSS_MIB = 80.0

@@ -71,8 +71,8 @@ def _line(place: Place, batch: int, points: int, text: float, mlflow: float) -> 
         ((rate, BUDGETS[batch]),),
         f"only repr(float), and writing that, {short(text)} points/s",
         rate / text,
-        why="`repr(float)` is the wall, and decoding, sorting into files and lines come on top: the ratio to it is what a "
-        "busy machine leaves untouched",
+        why="`repr(float)` is the wall, and decoding, sorting into files and lines come on top; a busy machine slows "
+        "down both, so look at the ratio",
         at_least=True,
         note=f"`sync` of {points:,} points, median of {RUNS}; {short(per_cpu)} points per CPU second with the start of "
         f"the process; RSS ≤ {memory:.0f} MiB; MlflowClient.log_batch of 1,000 into its file store: {short(mlflow)} "

@@ -70,7 +70,8 @@ def write_results(path: Path, lines: Sequence[Line], seconds: float, loads: tupl
         "# Results of the last run",
         "",
         f"Written by `make bench`; `README.md` says what each line means. {_machine()}; {seconds:.0f} s, "
-        f"load {loads[0]:.1f} before it and {loads[1]:.1f} at its end. Percentiles are p50 / p99 / p99.9 unless the line says otherwise.",
+        f"load {loads[0]:.1f} before it and {loads[1]:.1f} at its end. "
+        "Percentiles are p50 / p99 / p99.9 unless the line says otherwise.",
         "",
         *rows,
         "",
