@@ -111,9 +111,10 @@ def batches(place: Place, quick: bool) -> list[Line]:
             "log_metrics of 20, p50",
             f"{short(ours.p50)} µs",
             "≤ 5 µs",
-            ((ours.p50, 5.0),),
+            ((ours.p50, 5.0), (has_drops(note), 0)),
             f"empty call {short(base.p50)} µs",
             ours.p50 / base.p50,
+            why=FULL_RING,
             note=f"{ours}, {note}",
         )
     ]

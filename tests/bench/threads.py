@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import baselines
 from bench.harness import Place, Spread, measured, short, spread, time_calls, worker
-from bench.log_calls import OURS, result
+from bench.log_calls import FULL_RING, OURS, has_drops, result
 from bench.table import Line
 
 THREADS = 4
@@ -70,7 +70,7 @@ def _beside(place: Place, busy: int, calls: int) -> Line:
         f"log_metric beside {busy} busy thread{'s' if busy > 1 else ''}, mean / p99",
         _mean_p99(ours),
         "≤ 4 / 15 µs",
-        tuple(zip((ours.mean, ours.p99), BUSY_LIMITS, strict=True)),
+        (*zip((ours.mean, ours.p99), BUSY_LIMITS, strict=True), (has_drops(note), 0)),
         f"msgpack + os.write {_mean_p99(write)}",
         ours.mean / write.mean,
         why=TURNS,
@@ -90,9 +90,10 @@ def four_threads(place: Place, quick: bool) -> list[Line]:
             "four threads logging at once, p50 / p99",
             f"{short(ours.p50)} / {short(ours.p99)} µs",
             "≤ 2 / 10 µs",
-            tuple(zip((ours.p50, ours.p99), TOGETHER_LIMITS, strict=True)),
+            (*zip((ours.p50, ours.p99), TOGETHER_LIMITS, strict=True), (has_drops(note), 0)),
             f"msgpack + os.write {short(write.p50)} / {short(write.p99)} µs",
             ours.p50 / write.p50,
+            why=FULL_RING,
             note=f"{note}; the empty call in four threads: {short(base.p50)} / {short(base.p99)} µs, {base.tail}",
         )
     ]
