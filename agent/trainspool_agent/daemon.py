@@ -23,6 +23,7 @@ from trainspool_agent.agentlock import AgentLock
 from trainspool_agent.discover import Place
 from trainspool_agent.follow import Stores, carry
 from trainspool_agent.health import Health
+from trainspool_agent.keeper import Keeper
 from trainspool_agent.liveness import Life, boot_id
 from trainspool_agent.pace import Pace
 from trainspool_agent.settings import Settings
@@ -109,7 +110,9 @@ class Agent:
         self._rescan()
         log.info("agent started pid=%d host=%s streams=%d", os.getpid(), self.host, len(self.streams))
         notify("READY=1")
-        background = [self._make_durable()] if self.until_done else [self._make_durable(), self._watch()]
+        background = [self._make_durable()]
+        if not self.until_done:
+            background += [self._watch(), Keeper(self.settings, self.health, lambda: self._spools).run()]
         return [asyncio.create_task(one) for one in background]
 
     # -- loop

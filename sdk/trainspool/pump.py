@@ -22,6 +22,7 @@ from trainspool.complaints import warn
 from trainspool.spool import files, lock
 from trainspool.spool.events import Piece, pieces
 from trainspool.spool.layout import STAGING
+from trainspool.spool.quota import Room
 from trainspool.spool.ring import Ring
 from trainspool.spool.segment import SegmentWriter
 from trainspool.syncer import Syncer
@@ -66,6 +67,7 @@ class Pump:
         self.staged: deque[str] = deque()
         self.synced_offset = 0
         self.turned = threading.Condition()
+        self.room = Room(folder)
         self._housekeeping = housekeeping
         self._wake, self._stopping = threading.Event(), False
         self._turn_lock, self._turning = threading.Lock(), 0
@@ -125,8 +127,12 @@ class Pump:
             try:
                 self._housekeeping()
                 self._mend_segment()
-                self._drain()
+                full = self.room.refusal()
+                if full is None:
+                    self._drain()
                 self._look_after_segment()
+                if full is not None:
+                    raise full
             except OSError as error:
                 self._complain(error)
             else:

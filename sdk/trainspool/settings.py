@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainspool.spool.quota import parse_size
 from trainspool.spool.ring import RING_BYTES
 from trainspool.spool.ringfolder import state_folder
 
@@ -29,6 +30,8 @@ class Settings(NamedTuple):
     exit_wait_s: float
     autostart: bool
     disabled: bool
+    quota_bytes: int | None = None
+    quota_files: int | None = None
 
 
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -47,6 +50,8 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         exit_wait_s=get.number("exit_wait", "TRAINSPOOL_EXIT_WAIT", _default_exit_wait(environment)),
         autostart=get.flag("autostart", "TRAINSPOOL_AUTOSTART", True),
         disabled=get.flag("disabled", "TRAINSPOOL_DISABLED", False),
+        quota_bytes=get.size("quota", "bytes", "TRAINSPOOL_SPOOL_QUOTA"),
+        quota_files=get.size("quota", "files", "TRAINSPOOL_SPOOL_FILES"),
     )
 
 
@@ -103,6 +108,15 @@ class _Source:
             return float(value)
         except ValueError:
             raise ValueError(f"{variable} (or {key} in the config file) is {value!r}; it takes a number") from None
+
+    def size(self, table: str, key: str, variable: str) -> int | None:
+        """Return a number of bytes or files from a table of the config file; None if nothing is said."""
+        section = self.config.get(table)
+        value = self.environment.get(variable) or (section.get(key) if isinstance(section, dict) else None)
+        try:
+            return None if value is None else parse_size(value)
+        except ValueError:
+            raise ValueError(f"{variable} ({key} in [{table}]) is {value!r}; it takes a size: 20 GiB") from None
 
     def flag(self, key: str, variable: str, default: bool) -> bool:
         value = self.text(key, variable)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from trainspool.errors import TrainspoolException
-from trainspool.spool import files
+from trainspool.spool import files, quota
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks, copy on write
 _COPY_BYTES = 1 << 20
@@ -124,6 +124,7 @@ def _new_file(folder: str) -> Iterator[tuple[int, str, str]]:
     target = -1
     try:
         files.fs.make_folder(folder)
+        quota.check(os.path.dirname(os.path.dirname(folder)))
         target = files.fs.create(path)
         yield target, path, name
     except OSError as error:

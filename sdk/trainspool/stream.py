@@ -27,6 +27,7 @@ from trainspool.identity import identity
 from trainspool.pump import Pump
 from trainspool.spool import events
 from trainspool.spool.layout import stream_folder
+from trainspool.spool.quota import Room
 from trainspool.spool.ring import Ring
 from trainspool.spool.ringfolder import ring_folder
 from trainspool.version import __version__
@@ -166,6 +167,7 @@ class Stream:
         ring, packed = self._make_ring(name, about, configured)
         try:
             pump = Pump(folder, name, packed, ring, self._housekeep)
+            pump.room = Room(folder, configured.quota_bytes, configured.quota_files)
         except BaseException:
             ring.unlink()
             raise
@@ -250,7 +252,8 @@ class Stream:
         if isinstance(self.ring, Ring) and self.ring.is_unlinked():
             self._replace_ring()
         configured = self.configured()
-        if self.pump is not None and self.pump.error is None:
+        # A full spool is what an agent can do something about; another error it would meet as we do.
+        if self.pump is not None and (self.pump.error is None or self.pump.room.refusal() is not None):
             self.agent.look_after(configured, private_ring=self._identity["ring"] is None)
 
     def _replace_ring(self) -> None:

@@ -14,6 +14,7 @@ COMMANDS = {
     "daemon": ("trainspool_agent.cli.daemon:daemon", "Run the agent in the foreground, for systemd and containers."),
     "cat": ("trainspool_agent.cli.cat:cat", "Print events as JSON lines."),
     "doctor": ("trainspool_agent.cli.doctor:doctor", "Check whether this box is set up well."),
+    "gc": ("trainspool_agent.cli.gc:gc", "Delete from the spool what the store has for good, by age and size."),
     "ls": ("trainspool_agent.cli.listing:ls", "List streams and segments."),
     "replay": ("trainspool_agent.cli.replay:replay", "Build a store again, or another one, from what was spooled."),
     "run": ("trainspool_agent.cli.run:run", "Run a command as a tracked run."),

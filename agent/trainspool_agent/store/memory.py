@@ -39,8 +39,12 @@ class RunMemory:
         if experiment is None:
             state = RunState(run_id)
         else:
-            saved = checkpoint.load(f"{experiment.folder}/{run_id}", self._boot_id)
+            folder = f"{experiment.folder}/{run_id}"
+            saved = checkpoint.load(folder, self._boot_id)
             state = restored(run_id, experiment, saved, self.decoded)
+            durable = checkpoint.load_durable(folder)
+            if saved is not None and (durable is None or durable["serial"] < saved["serial"]):
+                self.undurable[run_id] = None  # whoever applied it was killed before it came to that
         self._states[run_id] = state
         if len(self._states) > RUNS_IN_MEMORY_MAX:
             self._put_one_out()

@@ -16,6 +16,7 @@ from typing import Any
 from trainspool_agent import checkpoint
 from trainspool_agent.compact import RunRef
 from trainspool_agent.store import artifacts, mending, runs, texts
+from trainspool_agent.store.accounttag import write_account
 from trainspool_agent.store.changes import ExperimentChange, Point, RunChanges, Text
 from trainspool_agent.store.errors import Refused, StoreRefused
 from trainspool_agent.store.experiments import Experiments
@@ -137,8 +138,12 @@ class FileStore:
         self._memory.checkpoint(force=force)
 
     async def make_durable(self, *, all: bool = False) -> None:  # noqa: A002
-        """Bring ended runs, and those not synced for a minute, to the device, then say so in their checkpoints."""
-        now = time.monotonic()
+        """Bring ended runs, and those not synced for a minute, to the device, then say so in their checkpoints.
+
+        Raises:
+            OSError: of one run; the others are durable, unless it was the sync.
+        """
+        now, failed = time.monotonic(), None
         due: list[tuple[RunState, int, str, bytes, set[str] | None]] = []
         for run_id in list(self._memory.undurable):
             state = self._memory.get(run_id)
@@ -146,12 +151,21 @@ class FileStore:
                 self._memory.undurable.pop(run_id)
             elif (all or state.ended or now - state.durable_at >= DURABLE_INTERVAL_S) and not state.lock.locked():
                 async with state.lock:  # a batch that came in between would be half in it
-                    await self._publish(state)
+                    try:
+                        await self._publish(state)
+                        write_account(state)
+                    except OSError as error:
+                        failed = error
+                        continue
                     # Taken before the sync: all lengths in it are of bytes that were written before the sync began.
                     due.append((state, state.serial, state.folder, state.encode(self._boot_id), state.unsynced))
                     state.unsynced, state.durable_at = set(), now
-        if not due:
-            return
+        if due:
+            await self._sync(due)
+        if failed is not None:
+            raise failed
+
+    async def _sync(self, due: list[tuple[RunState, int, str, bytes, set[str] | None]]) -> None:
         try:
             await asyncio.to_thread(_sync_and_write, str(self.root), [one[2:] for one in due])
         except BaseException:
@@ -170,10 +184,8 @@ class FileStore:
 
     def is_settled(self, run: RunRef, stream: str) -> bool:
         """Whether every session of the run has ended and a durable checkpoint covers all that was applied."""
-        if run.run_id in self._memory.undurable:
-            return False
-        state = self._memory.get(run.run_id)
-        return state.ended and runs.wanted(state) == state.published
+        state = self._memory.get(run.run_id)  # from a checkpoint, perhaps, that was never made durable
+        return run.run_id not in self._memory.undurable and state.ended and runs.wanted(state) == state.published
 
     # ------------------------------------------------------------------ the account
 

@@ -53,6 +53,10 @@ class Files:
     def unlink(self, path: str) -> None:
         os.unlink(path)
 
+    def remove_folder(self, path: str) -> None:
+        """Remove an empty folder."""
+        os.rmdir(path)
+
     def close(self, fd: int) -> None:
         os.close(fd)
 

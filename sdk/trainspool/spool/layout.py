@@ -14,6 +14,7 @@ STREAMS = "streams"
 LOCK = "lock"
 STAGING = "staging"
 CURSOR = "cursor"
+TRIMMED = "trimmed"
 RING_SUFFIX = ".ring"
 
 _SEGMENT = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{2})\.seg\Z")

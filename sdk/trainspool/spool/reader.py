@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from trainspool.errors import ChecksumMismatch, MalformedFrame, SpoolError, UnknownFormatVersion, UnsafeSpool
-from trainspool.spool import events, frame, layout
+from trainspool.spool import events, frame, layout, trimmed
 from trainspool.spool.frame import HEADER_BYTES, Header
 from trainspool.spool.layout import SegmentName
 from trainspool.spool.segment import ENDED_IN_ORDER
@@ -233,7 +233,7 @@ class StreamReader:
         segment = self._segment
         assert segment is not None
         counted = header.kind not in (frame.IDENTITY, frame.DICTIONARY)  # those stand before a segment's first count
-        if counted and header.offset > self.offset:
+        if counted and header.offset > self.offset and not self._is_trimmed(header):
             items.append(self._lose(header))
         if header.kind == frame.DATA:
             self._take_data(header, body, items)
@@ -269,6 +269,13 @@ class StreamReader:
             items.append(Opened(self.identity, definitions, self.path))
         if header.end == self.offset:
             self.counts = self.counts or after
+
+    def _is_trimmed(self, behind: Header) -> bool:
+        """Whether retention took what is missing, perhaps while we were on our way there; then we go on behind it."""
+        if self._bad is not None or trimmed.offset(self.folder) < behind.offset:
+            return False
+        self.offset, self.counts = behind.offset, (behind.events_before, behind.points_before)
+        return True
 
     def _lose(self, behind: Header) -> Damage:
         """Go on at *behind*, the next thing that can be read and knows its counts; what lies between is lost."""
@@ -389,6 +396,9 @@ class StreamReader:
         names = self._list()
         if not names:
             return False
+        begin = trimmed.offset(self.folder)
+        if begin > self.offset:
+            self.offset, self.counts = begin, None
         reaching = [name for name in names if name.offset <= self.offset]
         self._first = reaching[-1] if reaching else names[0]
         return self._open(self._first)

@@ -1,0 +1,212 @@
+"""How much a spool may hold, how much it does, and when nothing more may be written to it.
+
+One host's part of a spool counts by itself. The agent writes what it measured into `streams/<host>/quota`; a writer
+looks there once a second, and measures itself, once a minute, only where no agent has.
+
+Source: agent/docs/retention.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import stat
+import time
+from typing import NamedTuple
+
+from trainspool.spool import files
+from trainspool.spool.layout import STAGING, is_stream_name
+
+FILE = "quota"
+BYTES_DEFAULT, FILES_DEFAULT = 20 << 30, 1_000_000
+SHARE_OF_FREE = 0.8
+RESERVE_BYTES, RESERVE_SHARE = 64 << 20, 0.01  # of the file system, whichever is less: kept for everyone else
+LOOK_INTERVAL_S = 1.0
+MEASURE_INTERVAL_S = 60.0
+STALE_S = 180.0  # the agent writes at least every minute
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(i?)b?\s*\Z", re.IGNORECASE)
+_POWERS = " kmgtp"
+
+
+class Usage(NamedTuple):
+    """What one host's streams hold in a spool, in bytes and files; staged files that the store shares cost nothing."""
+
+    bytes: int = 0
+    files: int = 0
+
+
+class Quota(NamedTuple):
+    """The most a host's streams may hold in a spool."""
+
+    bytes: int
+    files: int
+
+    def excess(self, usage: Usage) -> str | None:
+        """Say what of *usage* is too much; None if nothing is."""
+        if usage.bytes > self.bytes:
+            return f"the spool holds {usage.bytes:,} bytes, its quota is {self.bytes:,}"
+        if usage.files > self.files:
+            return f"the spool holds {usage.files:,} files, its quota is {self.files:,}"
+        return None
+
+
+def parse_size(text: str | float) -> int:
+    """Return a number of bytes: ``5 GiB``, ``500MB``, ``1024``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = _SIZE.match(str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is no size")
+    power = _POWERS.index(match[2].lower() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def default_quota(folder: str, usage: Usage = Usage(), *, size: int | None = None, count: int | None = None) -> Quota:  # noqa: B008
+    """Return the quota of *folder*: *size* and *count* where they are set, else the default or four fifths of what
+    the file system could give us, whichever is less."""
+    try:
+        system = os.statvfs(folder)
+    except OSError:
+        return Quota(BYTES_DEFAULT if size is None else size, FILES_DEFAULT if count is None else count)
+    if size is None:
+        size = min(BYTES_DEFAULT, int(SHARE_OF_FREE * (system.f_bavail * system.f_frsize + usage.bytes)))
+    if count is None:  # f_files is 0 where inodes are made as needed
+        given = int(SHARE_OF_FREE * (system.f_favail + usage.files)) if system.f_files else FILES_DEFAULT
+        count = min(FILES_DEFAULT, given)
+    return Quota(size, count)
+
+
+def measure(host_folder: str) -> Usage:
+    """Return what the streams in *host_folder* hold. Takes some µs per file."""
+    size = count = 0
+    for entry in _entries(host_folder):
+        if is_stream_name(entry.name) and entry.is_dir(follow_symlinks=False):
+            for folder in (entry.path, f"{entry.path}/{STAGING}"):
+                more = _measure_folder(folder)
+                size, count = size + more.bytes, count + more.files + 1
+    return Usage(size, count)
+
+
+def _measure_folder(folder: str) -> Usage:
+    size = count = 0
+    for entry in _entries(folder):
+        with contextlib.suppress(OSError):
+            info = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(info.st_mode):
+                count += 1
+                size += info.st_size if info.st_nlink == 1 else 0
+    return Usage(size, count)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError:
+        return []
+
+
+def announce(host_folder: str, usage: Usage, quota: Quota, excess: str | None) -> None:
+    """Tell writers what was measured, and whether they must stop. Raises OSError: they know what they knew."""
+    about = {"bytes": usage.bytes, "files": usage.files, "quota_bytes": quota.bytes, "quota_files": quota.files}
+    fs, temporary = files.fs, f"{host_folder}/{FILE}.tmp"
+    with contextlib.suppress(FileNotFoundError):
+        fs.unlink(temporary)
+    fd = fs.create(temporary)
+    try:
+        fs.write(fd, json.dumps({**about, "excess": excess}).encode())
+    finally:
+        fs.close(fd)
+    fs.rename(temporary, f"{host_folder}/{FILE}")
+
+
+def free_space_refusal(folder: str) -> str | None:
+    """Say why nothing should be written to *folder* for want of free space; None if it is not known."""
+    try:
+        system = os.statvfs(folder)
+    except OSError:
+        return None
+    reserve = min(RESERVE_BYTES, int(RESERVE_SHARE * system.f_blocks * system.f_frsize))
+    free = system.f_bavail * system.f_frsize
+    return f"{free:,} bytes are free, the last {reserve:,} are left to others" if free < reserve else None
+
+
+def check(host_folder: str) -> None:
+    """Look once whether a file may be added to a stream in *host_folder*.
+
+    Raises:
+        OSError: it may not, with EDQUOT.
+    """
+    why = free_space_refusal(host_folder) or (announced_excess(host_folder) if _fresh(host_folder) else None)
+    if why:
+        raise OSError(errno.EDQUOT, why, host_folder)
+
+
+class Room:
+    """Whether a stream may write, for its pump: costs two system calls a second. For one thread.
+
+    Args:
+        folder: the stream's folder, which need not exist yet.
+        size, count: the quota where it is set; None: the default.
+    """
+
+    def __init__(self, folder: str, size: int | None = None, count: int | None = None) -> None:
+        self._host_folder = os.path.dirname(folder)
+        self._size, self._count = size, count
+        self._look_at = self._measure_at = 0.0
+        self._stamp: tuple[int, int] | None = None
+        self._announced: str | None = None
+        self._measured: str | None = None
+        self._refusal: OSError | None = None
+
+    def refusal(self) -> OSError | None:
+        """Return why nothing may be written now, None if it may."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_INTERVAL_S
+            why = free_space_refusal(self._host_folder) or self._excess(now)
+            self._refusal = OSError(errno.EDQUOT, why, self._host_folder) if why else None
+        return self._refusal
+
+    def _excess(self, now: float) -> str | None:
+        info = _fresh(self._host_folder)
+        if info is None:
+            return self._measure_ourselves(now)
+        if (info.st_ino, info.st_mtime_ns) != self._stamp:
+            self._stamp = info.st_ino, info.st_mtime_ns
+            self._announced = announced_excess(self._host_folder)
+        return self._announced
+
+    def _measure_ourselves(self, now: float) -> str | None:
+        """No agent does: then the spool may grow to its quota all the same, and no further."""
+        if now >= self._measure_at:
+            begun = time.monotonic()
+            usage = measure(self._host_folder)
+            quota = default_quota(self._host_folder, usage, size=self._size, count=self._count)
+            self._measured = quota.excess(usage)
+            self._measure_at = now + MEASURE_INTERVAL_S + 1000 * (time.monotonic() - begun)
+        return self._measured
+
+
+def _fresh(host_folder: str) -> os.stat_result | None:
+    """What an agent announced, if one did within the last minutes."""
+    try:
+        info = os.stat(f"{host_folder}/{FILE}")
+    except OSError:
+        return None
+    return info if abs(time.time() - info.st_mtime) <= STALE_S else None
+
+
+def announced_excess(host_folder: str) -> str | None:
+    """Return what the agent last said was too much in *host_folder*, None for nothing."""
+    try:
+        with open(f"{host_folder}/{FILE}", "rb") as file:
+            found = json.loads(file.read(4096)).get("excess")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return str(found) if found else None
