@@ -185,7 +185,7 @@ class Place:
     def environment(self, **more: str) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("TRAINSPOOL_", "MLFLOW_"))}
         inherited.pop("PYTHONPATH", None)
-        return {**inherited, **self.variables, "PYTHONFAULTHANDLER": "1", **more}
+        return {**inherited, **self.variables, **more}
 
     def start(
         self, program: str, *arguments: object, python: str = sys.executable, **more: str

@@ -172,7 +172,7 @@ def check(place: Place, facts: list[dict]) -> None:
     assert not problems, f"{len(problems)} of {len(facts)}: {problems[:5]}"
 
 
-BOUNDED, LONG = 23, 1
+BOUNDED, LONG = 37, 1
 
 
 def strides(test):
@@ -196,7 +196,7 @@ def test_interrupted_at_any_place_what_returned_is_kept_once(
 def test_interrupted_at_any_place_of_a_full_ring_every_drop_is_counted_once(
     place: Place, what: str, stride: int, seed: int
 ) -> None:
-    facts = everywhere(place, what, "full", stride=max(1, stride // 3), seed=seed)
+    facts = everywhere(place, what, "full", stride=max(1, stride // 2), seed=seed)
     held = {stream.identity["pid"]: stream for stream in place.streams() if stream.points}
     problems = []
     for fact in facts:
@@ -239,14 +239,14 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 )
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.long)])
-def test_a_signal_handler_that_logs_into_a_logging_loop_loses_and_repeats_nothing(place: Place, seconds: int) -> None:
+@pytest.mark.parametrize("seconds", [0.7, pytest.param(30, marks=pytest.mark.long)])
+def test_a_signal_handler_that_logs_into_a_logging_loop_loses_and_repeats_nothing(place: Place, seconds: float) -> None:
     journal = place.journal()
     done = place.run(HANDLER, journal, seconds, TRAINSPOOL_RING_BYTES=str(32 << 20))
     held = place.stream()
     loop, handler = journal[0], journal[1]
     print(f"{loop} calls of the loop, {handler} of the handler")
-    assert handler > 100 and done.err == "" and held.drops == {}
+    assert handler > 50 and done.err == "" and held.drops == {}
     assert held.steps("loop") == list(range(1, loop + 1))
     # A handler may interrupt itself, so its own order is not that of its numbers.
     assert sorted(held.steps("handler")) == sorted(held.steps("a")) == list(range(1, handler + 1))
@@ -315,7 +315,7 @@ def by_thread():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(main), ctypes.py_object(KeyboardInterrupt))
 
 def other():
-    for step in range(1, 3001):
+    for step in range(1, 1001):
         mlflow.log_metric("other", 0.5, step=step)
         journal[1] = step
         if step % 20 == 0: time.sleep(0.001)
@@ -357,7 +357,7 @@ print(json.dumps(dict(sent=sent, tried=tried, interruptions=interruptions)))
 )
 
 
-@pytest.mark.parametrize("seconds", [1.5, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(20, marks=pytest.mark.long)])
 @pytest.mark.parametrize("by", ["timer", "thread"])
 @pytest.mark.parametrize("version", PYTHONS)
 def test_ctrl_c_at_random_points_leaves_logging_whole(
@@ -374,7 +374,7 @@ def test_ctrl_c_at_random_points_leaves_logging_whole(
     print(f"{facts['interruptions']} interruptions of {len(tried)} calls")
     assert facts["interruptions"] > 20 and not held.drops
     assert not sent - found, "a call that returned is lost"
-    assert held.steps("other") == list(range(1, 3001)) and held.steps("after") == [0]
+    assert held.steps("other") == list(range(1, 1001)) and held.steps("after") == [0]
     own = Counter({point: count for point, count in found.items() if point[0] not in ("other", "after")})
     assert not own - tried, "something is there twice"
     assert "Traceback" not in done.err
