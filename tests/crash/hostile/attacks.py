@@ -1,0 +1,11 @@
+"""All attacks, by name."""
+
+from __future__ import annotations
+
+from crash.hostile import bytes_of_frames, events_of_streams, files_of_spools, forged_state, names_of_things, rings, stores
+from crash.hostile.attack import Attack
+
+_CORPORA = (files_of_spools, rings, bytes_of_frames, events_of_streams, names_of_things, forged_state, stores)
+ATTACKS: list[Attack] = [attack for module in _CORPORA for attack in module.CORPUS]
+
+__all__ = ["ATTACKS", "Attack"]
