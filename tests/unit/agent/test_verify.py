@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 import pytest
+import spooled
 from click.testing import CliRunner, Result
 
 from trainspool.spool import events as ev
@@ -413,3 +414,35 @@ def test_a_hostile_segment_is_named_and_the_others_are_checked(spool: Spool, tmp
     [stream] = verdict.streams
     assert isinstance(stream, CheckedStream) and stream.points == 20
     assert any(one.file == str(link) and "symbolic link" in one.what for one in verdict.damage)
+
+
+LIVING = """
+import os, sys, time
+import trainspool
+with trainspool.start_run():
+    step = 0
+    while not os.path.exists(sys.argv[1]):
+        for _ in range(100):
+            trainspool.log_metrics({"a": step / 3, "b": 1.0}, step)
+            step += 1
+        time.sleep(0.001)
+"""
+
+
+def test_a_stream_that_is_being_written_is_never_called_damaged(
+    place: spooled.Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in place.variables.items():
+        monkeypatch.setenv(name, value)
+    stop = place.folder / "stop"
+    child = place.start(LIVING, stop)
+    try:
+        spooled.until(lambda: verify.bytes_of(verify.streams_of([place.spool])) > 200_000)
+        for _ in range(10):
+            [seen], verdict = (streams := verify.streams_of([place.spool])), verify.verify(streams, lambda _: None)
+            assert seen.life == inspect_spool.LIVE and verdict.damage == []
+        assert verdict.streams[0].points > 0
+    finally:
+        stop.touch()
+        assert child.wait(60) == 0
+    assert verify.verify(verify.streams_of([place.spool]), lambda _: None).findings == []
