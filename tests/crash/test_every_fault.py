@@ -1,0 +1,122 @@
+"""The disk fails at every single operation, in every way: when it is well again, the store has everything, once.
+
+One process and one agent go through a whole story (`storyline.py`) on a disk that fails at its k-th operation, once or
+from there on until it is healed. The bounded part takes a sample; the long part every operation and every error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults import ERRORS, FaultyFiles, under
+from storyline import Logged, Story, paths_of
+from wholeway import World
+
+SAMPLE_S = 12.0
+Case = tuple[bool, int, "int | str", bool]  # in order, step, error, until healed
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """In memory: nothing here asks what a real device does."""
+    folder = Path(f"/dev/shm/trainspool-faults-{time.time_ns():x}")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Judge:
+    """Knows what an undisturbed story leaves in the store."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.calm: dict[bool, tuple[dict[str, bytes], dict[str, int], int]] = {}
+        self.injected = Counter[str]()
+        for in_order in (False, True):
+            disk = FaultyFiles()
+            with World(home) as world, under(disk):
+                logged = Story(world, in_order=in_order).tell()
+                world.carry_to_the_end()
+                check_points(world.contents(), logged)
+                self.calm[in_order] = world.contents(), world.account(1), disk.steps
+
+    def steps(self, in_order: bool) -> int:
+        return self.calm[in_order][2]
+
+    def try_one(self, case: Case) -> None:
+        in_order, step, error, until_healed = case
+        disk = FaultyFiles()
+        with World(self.home) as world, under(disk):
+            disk.fail_at(step, error, until_healed=until_healed)
+            logged = Story(world, in_order=in_order).tell()
+            if until_healed:
+                disk.heal()
+            world.carry_to_the_end()
+            self.injected[str(error)] += disk.failed
+            self.check(world, logged, in_order)
+
+    def check(self, world: World, logged: Logged, in_order: bool) -> None:
+        contents, account, _ = self.calm[in_order]
+        missing = tuple(paths_of(logged.uncaptured))
+        expected = {path: data for path, data in contents.items() if not (missing and path.endswith(missing))}
+        found = world.contents()
+        assert found.keys() == expected.keys(), sorted(found.keys() ^ expected.keys())
+        assert not [path for path in found if found[path] != expected[path]]
+        check_points(found, logged)
+        counted = world.account(1)
+        for name in ("accepted", "stored", "folded", "damaged", "refused", "refused_events"):
+            assert counted[name] == account[name], (name, counted, account)
+        if not missing:
+            assert counted["other_events"] == account["other_events"], (counted, account)
+
+
+def check_points(contents: dict[str, bytes], logged: Logged) -> None:
+    for (run, key), points in logged.points().items():
+        [data] = [data for path, data in contents.items() if path.endswith(f"/{f'{run}' * 32}/metrics/{key}")]
+        lines = [line.split() for line in data.decode().splitlines()]
+        assert Counter((float(value), int(step)) for _, value, step in lines) == points, (run, key)
+
+
+def all_cases(judge: Judge) -> Iterator[Case]:
+    for in_order, until_healed in itertools.product((False, True), repeat=2):
+        for step in range(1, judge.steps(in_order) + 1):
+            for error in ERRORS:
+                yield in_order, step, error, until_healed
+
+
+def run_cases(judge: Judge, cases: list[Case]) -> list[str]:
+    failed = []
+    for case in cases:
+        try:
+            judge.try_one(case)
+        except Exception as error:  # noqa: BLE001  all of them are wanted, not the first
+            failed.append(f"{case}: {type(error).__name__} {str(error)[:300]}")
+    return failed
+
+
+def test_a_disk_that_fails_anywhere_loses_nothing_and_doubles_nothing(home: Path, seed: int) -> None:
+    judge = Judge(home)
+    cases = list(all_cases(judge))
+    random.Random(seed).shuffle(cases)
+    until, count = time.perf_counter() + SAMPLE_S, 0
+    for case in cases:
+        judge.try_one(case)
+        count += 1
+        if time.perf_counter() > until:
+            break
+    print(f"{count} of {len(cases)} cases, {sum(judge.injected.values())} operations failed")
+
+
+@pytest.mark.long
+def test_a_disk_that_fails_at_every_operation_in_every_way(home: Path) -> None:
+    judge = Judge(home)
+    cases = list(all_cases(judge))
+    failed = run_cases(judge, cases)
+    print(f"{len(cases)} cases, {sum(judge.injected.values())} operations failed: {dict(judge.injected)}")
+    assert not failed, "\n".join([f"{len(failed)} cases:", *failed[:40]])
