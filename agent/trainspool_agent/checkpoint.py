@@ -7,7 +7,9 @@ Two files in the run's folder. *applied*: written about once a second, not synce
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import stat
 import zlib
 from typing import Any
 
@@ -19,6 +21,7 @@ from trainspool_agent.store.limits import CHECKPOINT_BYTES_MAX
 
 MAGIC = b"TSCHK1\n"
 VERSION = 1
+_numbers = itertools.count()
 
 
 def encode(state: dict[str, Any]) -> bytes:
@@ -35,7 +38,7 @@ def decode(data: bytes) -> dict[str, Any] | None:
         return None
     try:
         state = msgpack.unpackb(body, strict_map_key=False, use_list=True, unicode_errors="surrogateescape")
-    except ValueError:
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException):
         return None
     return state if isinstance(state, dict) and state.get("version") == VERSION else None
 
@@ -58,11 +61,16 @@ def load_durable(folder: str) -> dict[str, Any] | None:
 
 def _read(path: str) -> dict[str, Any] | None:
     try:
-        with open(path, "rb") as file:
-            data = file.read(CHECKPOINT_BYTES_MAX)
+        # A link would lead us elsewhere, a pipe stop us for ever.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    return decode(data)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        data = file.read(CHECKPOINT_BYTES_MAX)
+    state = decode(data)
+    return state if state is not None and type(state.get("serial")) is int else None
 
 
 def write_applied(folder: str, data: bytes) -> None:
@@ -78,7 +86,7 @@ def write_durable(folder: str, data: bytes) -> None:
 
 def _replace(path: str, data: bytes, *, sync: bool) -> None:
     # Plain files in a run's folder are no data to MLflow, so the temporary may stand beside its target.
-    fs, temporary = files.fs, f"{path}.{os.getpid()}"
+    fs, temporary = files.fs, f"{path}.{os.getpid()}.{next(_numbers)}"
     try:
         fd = fs.create_shared(temporary, anew=True)
         try:

@@ -22,10 +22,13 @@ import msgpack
 from trainspool.spool import files
 from trainspool.spool.layout import CURSOR
 from trainspool_agent.compact import RunRef
+from trainspool_agent.intake import optional_of, text_of
+from trainspool_agent.store.layout import is_run_id
 
 MAGIC = b"TSC1"
 CURSOR_BYTES_MAX = 16 << 20
 _CRC = struct.Struct("<I")
+_COUNT_END = 1 << 63
 
 
 @dataclass
@@ -105,5 +108,24 @@ def _to_map(cursor: Cursor) -> dict[str, Any]:
 
 
 def _from_map(found: dict[str, Any]) -> Cursor:
-    runs = {RunRef(*fields): int(first) for *fields, first in found["runs"]}
-    return Cursor(**{**found, "runs": runs})
+    runs = {_run_of(fields): _count_of(first) for *fields, first in found["runs"]}
+    cursor = Cursor(**{**found, "runs": runs})
+    for number in (cursor.offset, cursor.damaged_events, cursor.damaged_points):
+        _count_of(number)
+    if type(cursor.finished) is not bool or type(cursor.unknown_tail) is not bool or type(cursor.boot) is not str:
+        raise TypeError("not what a cursor holds")
+    return cursor
+
+
+def _run_of(fields: list[Any]) -> RunRef:
+    """A run as a stream may define it: what stands here names folders, and is checked like it."""
+    run_id, store, experiment_id, experiment_name, owner = fields
+    if not is_run_id(text_of(run_id)) or type(owner) is not bool:
+        raise ValueError(f"not a run: {fields!r:.80}")
+    return RunRef(run_id, text_of(store), optional_of(experiment_id), optional_of(experiment_name), owner)
+
+
+def _count_of(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _COUNT_END:
+        raise ValueError(f"not a count: {value!r:.80}")
+    return value

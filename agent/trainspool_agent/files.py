@@ -40,9 +40,13 @@ class StoreFiles(files.Files):
     def rename_into(self, source: str, folder: int, name: str) -> None:
         os.rename(source, name, dst_dir_fd=folder)
 
-    def link_itself(self, source: str, target: str) -> None:
-        """As ``link``, but a symbolic link at *source* is not followed."""
-        os.link(source, target, follow_symlinks=False)
+    def link_open(self, source: int, target: str) -> None:
+        """Give the file that is open as *source* another name, whatever stands at the one it was opened by."""
+        folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.link(str(source), target, src_dir_fd=folder, follow_symlinks=True)
+        finally:
+            os.close(folder)
 
     def change_mode(self, path: str, mode: int) -> None:
         os.chmod(path, mode)

@@ -64,10 +64,9 @@ def read_segment(path: Path) -> bytes:
     """
     fd = open_owned(path, os.stat(path.parent).st_uid)
     with open(fd, "rb") as file:
-        data = file.read(SEGMENT_BYTES_MAX + 1)
-    if len(data) > SEGMENT_BYTES_MAX:
-        raise OSError(f"{path} is larger than {SEGMENT_BYTES_MAX >> 20} MiB: no segment of ours")
-    return data
+        if os.fstat(fd).st_size > SEGMENT_BYTES_MAX:
+            raise OSError(f"{path} is larger than {SEGMENT_BYTES_MAX >> 20} MiB: no segment of ours")
+        return file.read(SEGMENT_BYTES_MAX)
 
 
 def parts(data: bytes) -> Iterator[Part]:

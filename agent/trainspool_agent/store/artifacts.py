@@ -18,7 +18,7 @@ from trainspool_agent.store.files import temporary_in
 from trainspool_agent.store.layout import ARTIFACTS, artifact_parts
 from trainspool_agent.store.limits import COPY_BYTES, STAGED_TAG_BYTES_MAX
 
-_NO_LINK = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES))
+_NO_LINK = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.ENOENT))
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -33,9 +33,7 @@ def place(artifact: Artifact, run_folder: str, staging: str, work: str) -> None:
     source = _open_staged(artifact.staged, staging)
     temporary = temporary_in(work)
     try:
-        _link_or_copy(source, f"{staging}/{artifact.staged}", temporary)
-        if artifact.mode:
-            files.fs.change_mode(temporary, (artifact.mode & 0o777) | 0o600)
+        _link_or_copy(source, temporary, (artifact.mode & 0o777) | 0o600 if artifact.mode else 0)
         target = _open_folder(run_folder, (ARTIFACTS, *folders))
         try:
             files.fs.rename_into(temporary, target, name)
@@ -67,32 +65,51 @@ def _open_staged(name: str, staging: str) -> int:
     if not is_safe_name(name):
         raise Refused(f"staged file {name!r:.100} has a name that may not be opened")
     try:
-        fd = os.open(f"{staging}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        folder = os.open(staging, _FOLDER)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
             raise Refused(f"staged file {name} is missing from {staging} ({error.strerror})") from error
         raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    info, owner = os.fstat(fd), os.stat(os.path.dirname(staging)).st_uid
+    if not stat.S_ISREG(info.st_mode) or info.st_uid != owner:
         os.close(fd)
-        raise Refused(f"staged file {name} in {staging} is no regular file")
+        raise Refused(f"staged file {name} in {staging} is no plain file of user {owner}, whose stream it is")
     return fd
 
 
-def _link_or_copy(source: int, path: str, temporary: str) -> None:
+def _link_or_copy(source: int, temporary: str, mode: int) -> None:
+    """Make *temporary* the file that is open as *source*, whatever stands at its name by now; *mode* 0: as it is."""
+    info = os.fstat(source)
+    # A file that has other names keeps its mode under them: it may be linked, but not changed.
+    alone = info.st_nlink == 1
+    if (alone or mode in (0, stat.S_IMODE(info.st_mode))) and _link(source, temporary):
+        if alone and mode:
+            files.fs.change_mode(temporary, mode)
+        return
+    target = files.fs.create_shared(temporary)
+    left = info.st_size  # and no more: it may be growing for ever
     try:
-        files.fs.link_itself(path, temporary)
-        if os.path.samestat(os.lstat(temporary), os.fstat(source)):
-            return
-        files.fs.unlink(temporary)  # exchanged under us: what was checked is what is copied
+        while left > 0 and (chunk := os.read(source, min(COPY_BYTES, left))):
+            files.fs.write(target, chunk)
+            left -= len(chunk)
+    finally:
+        files.fs.close(target)
+    if mode:
+        files.fs.change_mode(temporary, mode)
+
+
+def _link(source: int, temporary: str) -> bool:
+    try:
+        files.fs.link_open(source, temporary)
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
-    target = files.fs.create_shared(temporary)
-    try:
-        while chunk := os.read(source, COPY_BYTES):
-            files.fs.write(target, chunk)
-    finally:
-        files.fs.close(target)
+        return False
+    return True
 
 
 def _open_folder(base: str, folders: tuple[str, ...]) -> int:

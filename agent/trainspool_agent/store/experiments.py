@@ -143,7 +143,7 @@ class Experiments:
                     self._by_id.setdefault(name, experiment)
                     found.append((experiment, values))
         # MLflow itself can make two experiments of one name: the one in use, then the older one counts.
-        found.sort(key=lambda one: (one[0].deleted, int(one[1].get("creation_time") or 0), one[0].experiment_id))
+        found.sort(key=lambda one: (one[0].deleted, _created(one[1]), one[0].experiment_id))
         self._by_name = {}
         for experiment, values in found:
             self._by_name.setdefault(str(values.get("name")), experiment)
@@ -160,6 +160,12 @@ class Experiments:
             self._metas.pop(path, None)
             return None
         return self._metas[path][1]
+
+
+def _created(values: dict[str, Any]) -> int:
+    """When an experiment was made, by its ``meta.yaml``, in which people may write what they like."""
+    time_ms = values.get("creation_time")
+    return time_ms if isinstance(time_ms, int) else 0
 
 
 def _tag_orders(path: str) -> dict[str, list[int]]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 # compact.py: one stream's dictionary
 DEFINITIONS_MAX = 1 << 20  # keys, key sets, runs, each
+DEFINITIONS_WEIGHT_MAX = 64 << 20  # characters of keys and runs, eight for each key of a key set
+RUN_TEXTS_CHARACTERS_MAX = 16384  # store and experiment of one run
+UNKNOWN_KINDS_MAX = 32  # told apart; the rest is counted together
 ENDED_RUNS_REMEMBERED = 4096  # run definitions kept after the run's end in that stream
 
 # one run
@@ -18,6 +21,8 @@ USER_CHARACTERS_MAX = 256
 SESSIONS_MAX = 4096
 STREAMS_MAX = 16_384
 ARTIFACTS_REMEMBERED = 20_000  # whose event is latest, per path; older ones are published again if they come again
+ARTIFACT_PARTS_MAX = 64
+ARTIFACT_PATH_CHARACTERS_MAX = 2000
 PROBLEMS_MAX = 20
 PROBLEM_CHARACTERS_MAX = 400
 END_REASON_CHARACTERS_MAX = 2000

@@ -6,6 +6,8 @@ number or a date; read with one, because MLflow and people write what they like.
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import yaml
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 META_BYTES_MAX = 1 << 20
+NESTING_MAX = 16
 
 
 class UnreadableMeta(ValueError):
@@ -23,18 +26,41 @@ def read(path: Path | str) -> dict[str, Any]:
     """Return the mapping in *path*.
 
     Raises:
-        FileNotFoundError: there is none.
-        UnreadableMeta: it is not whole.
+        OSError: there is none, or it cannot be read.
+        UnreadableMeta: it is not whole, or nothing that MLflow writes.
     """
-    with Path(path).open("rb") as file:
-        data = file.read(META_BYTES_MAX)
+    data = _bytes_of(path)
     try:
+        _check_shape(data)
         values = yaml.load(data, Loader=_LOADER)  # a safe loader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UnreadableMeta(f"{path}: {str(error)[:200]}") from error
     if not isinstance(values, dict):
         raise UnreadableMeta(f"{path}: not a mapping")
     return values
+
+
+def _bytes_of(path: Path | str) -> bytes:
+    """Read a plain file of bounded size; a pipe in its place must not stop us for ever, nor a link lead us away."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UnreadableMeta(f"{path}: no plain file")
+        data = file.read(META_BYTES_MAX + 1)
+    if len(data) > META_BYTES_MAX:
+        raise UnreadableMeta(f"{path}: more than {META_BYTES_MAX} bytes")
+    return data
+
+
+def _check_shape(data: bytes) -> None:
+    """Refuse what expands (aliases) or nests: the C loader recurses without a limit, and dies of it."""
+    depth = 0
+    for event in yaml.parse(data, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases are nothing that MLflow writes")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > NESTING_MAX:
+            raise ValueError(f"nested deeper than {NESTING_MAX}")
 
 
 def render(values: dict[str, Any]) -> bytes:

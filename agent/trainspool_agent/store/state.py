@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from trainspool_agent import checkpoint
 from trainspool_agent.store.attempts import Session, Sessions
 from trainspool_agent.store.experiments import Experiment
 from trainspool_agent.store.fold import MetricFile
-from trainspool_agent.store.layout import METRICS
+from trainspool_agent.store.layout import METRICS, escaped_key, legal_key
 from trainspool_agent.store.limits import PROBLEM_CHARACTERS_MAX, PROBLEMS_MAX
 from trainspool_agent.store.points import DecodedBlocks
 from trainspool_agent.store.versions import Order, Versions, Winner
 
+_Kind = TypeVar("_Kind")
+COUNT_END = 1 << 63  # what msgpack and every reader can hold
+_DIGITS_MAX = 40
 _COUNTS = (
     "accepted", "stored", "folded", "damaged", "unknown_tail", "worst_lag_ms", "refused",
     "other_events", "damaged_events", "refused_events",
@@ -118,26 +122,87 @@ class RunState:
 
 
 def restored(run_id: str, experiment: Experiment, saved: dict[str, Any] | None, decoded: DecodedBlocks) -> RunState:
-    """Return a run's state from its checkpoint; without one it starts at position 0, and folds what it finds."""
-    state = RunState(run_id, experiment, unsynced=None)
-    if saved is None:
-        return state
-    state.serial = saved["serial"]
-    state.streams = saved["streams"]
-    state.counted = saved.get("counted", {})
-    for key, (path, length, ms, step, unclaimed) in saved["metrics"].items():
-        if path.startswith(f"{METRICS}/"):
-            state.files[key] = MetricFile(f"{state.folder}/{path}", decoded, length, (int(ms), int(step)), unclaimed)
+    """Return a run's state from its checkpoint; without one it starts at position 0, and folds what it finds.
+
+    A checkpoint whose checksum is right and whose content means nothing is none: others may write where it lies.
+    """
+    if saved is not None:
+        with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
+            return _filled(RunState(run_id, experiment, unsynced=None), saved, decoded)
+    return RunState(run_id, experiment, unsynced=None)
+
+
+def _filled(state: RunState, saved: dict[str, Any], decoded: DecodedBlocks) -> RunState:
+    state.serial = _number(saved["serial"])
+    state.streams, state.counted = _numbers(saved["streams"]), _numbers(saved.get("counted", {}))
+    state.files = {key: _metric_file(state, key, fields, decoded) for key, fields in saved["metrics"].items()}
     state.params = {
-        key: {value: Order(*order) for value, order in versions.items()} for key, versions in saved["params"].items()
+        key: {_text(value): _order(order) for value, order in versions.items()}
+        for key, versions in saved["params"].items()
     }
-    state.tags = {key: Winner(Order(*order), digest) for key, (order, digest) in saved["tags"].items()}
-    state.sessions = Sessions(Session(**session) for session in saved["sessions"])
-    state.gaps = saved["gaps"]
-    state.artifacts = {path: Order(*order) for path, order in saved["artifacts"].items()}
-    state.problems = saved["problems"]
-    state.counts.update(saved["counts"])
-    state.name = saved["name"]
-    state.published = Published(*saved["published"])
-    state.provisional = saved["provisional"]
+    state.tags = {
+        _text(key): Winner(_order(order), _optional(bytes, digest)) for key, (order, digest) in saved["tags"].items()
+    }
+    state.sessions = Sessions(map(_session, saved["sessions"]))
+    state.gaps = {_text(stream): [_integer(points), _integer(events)] for stream, (points, events) in saved["gaps"].items()}
+    state.artifacts = {_text(path): _order(order) for path, order in saved["artifacts"].items()}
+    state.problems = [_text(problem) for problem in saved["problems"]]
+    state.counts.update(_numbers(saved["counts"]))
+    state.name = _optional(str, saved["name"])
+    status, start_ms, end_ms, reason, name = saved["published"]
+    times = (_optional(int, number) for number in (status, start_ms, end_ms))
+    state.published = Published(*times, _optional(str, reason), _optional(str, name))
+    state.provisional = bool(saved["provisional"])
     return state
+
+
+def _metric_file(state: RunState, key: str, fields: list[Any], decoded: DecodedBlocks) -> MetricFile:
+    path, length, ms, step, unclaimed = fields
+    if path not in (f"{METRICS}/{legal_key(key)}", f"{METRICS}/{escaped_key(key)}"):
+        raise ValueError(f"no metric file: {path!r:.80}")
+    if len(ms) > _DIGITS_MAX or len(step) > _DIGITS_MAX:
+        raise ValueError("no place in a metric file")
+    spans = [_number(at) for at in unclaimed]
+    return MetricFile(f"{state.folder}/{path}", decoded, _number(length), (int(ms), int(step)), spans)
+
+
+def _session(fields: dict[str, Any]) -> Session:
+    session = Session(**fields)
+    for number in (session.offset, session.start, session.status, session.end_offset, session.end or 0):
+        _integer(number)
+    _text(session.stream)
+    _optional(str, session.reason)
+    return session
+
+
+def _order(fields: list[Any]) -> Order:
+    time, stream, offset = fields
+    return Order(_integer(time), _text(stream), _integer(offset))
+
+
+def _numbers(found: dict[Any, Any]) -> dict[str, int]:
+    return {_text(name): _number(number) for name, number in found.items()}
+
+
+def _number(value: Any) -> int:
+    if not 0 <= _integer(value) < COUNT_END:
+        raise ValueError(f"not a count: {value}")
+    return int(value)
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"not an integer: {value!r:.80}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"not a text: {value!r:.80}")
+    return value
+
+
+def _optional(kind: type[_Kind], value: Any) -> _Kind | None:
+    if value is not None and type(value) is not kind:
+        raise TypeError(f"not what it should be: {value!r:.80}")
+    return value  # type: ignore[no-any-return]

@@ -18,6 +18,7 @@ _HEADER = struct.Struct("<4sBBH16sQIIQQIIII")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
 _GIL_KEPT_BYTES = 5 << 10  # CPython's zlib.crc32 releases the GIL for more than this
+COUNT_END = 1 << 63  # offsets and counts stay below it, so that they can be added up and written down
 BODY_BYTES_MAX = (1 << 20) + (1 << 16)
 
 
@@ -92,7 +93,10 @@ def parse_header(data: bytes | memoryview, at: int = 0) -> Header | None:
     if version != VERSION:
         raise UnknownVersion(version)
     header = Header(kind, *fields)
-    return header if kind <= HEARTBEAT and header.body_length <= BODY_BYTES_MAX else None
+    if kind > HEARTBEAT or header.body_length > BODY_BYTES_MAX:
+        return None
+    reached = header.end, header.events_before + header.events, header.points_before + header.points
+    return header if max(reached) < COUNT_END else None
 
 
 def body_is_sound(header: Header, body: bytes | memoryview) -> bool:

@@ -5,9 +5,13 @@ Source: sdk/docs/spool-format.md, "Torn tail or damage?". Plain `pread` on one k
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import stat
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,7 @@ from trainspool.errors import ChecksumMismatch, MalformedFrame, SpoolError, Unkn
 from trainspool.spool import events, frame, layout, trimmed
 from trainspool.spool.frame import HEADER_BYTES, Header
 from trainspool.spool.layout import SegmentName
+from trainspool.spool.reach import Reach
 from trainspool.spool.segment import ENDED_IN_ORDER
 
 READ_BYTES = 256 * 1024
@@ -26,6 +31,7 @@ WALK_BYTES = 4096
 MTIME_MARGIN_NS = 100_000_000  # a folder may change twice within one tick of the file system's clock
 LISTING_AGE_NS = 5_000_000_000  # and the clock of a file server is not ours
 RESYNC_BYTES = 1 << 20
+STEPS_MAX = 1024  # frames, damages, segments in one call: a stream of nothing else must not keep the others waiting
 NEIGHBOURS = 8  # segments on either side that may hold the same frames: a rewrite reaches back 8 MiB
 
 
@@ -133,18 +139,25 @@ class _Segment:
 
     def resynchronise(self, stream: bytes) -> Header | None:
         """Move behind the bad bytes onto the next valid header of *stream*; without one, to the end of the file."""
-        mark, at = frame.MAGIC, self.at + 1
+        mark, at = re.compile(re.escape(frame.MAGIC) + b"(?s:....)" + re.escape(stream)), self._behind_hole(self.at + 1)
         while len(data := os.pread(self.fd, RESYNC_BYTES + HEADER_BYTES, at)) >= HEADER_BYTES:
-            found = data.find(mark)
-            while 0 <= found <= len(data) - HEADER_BYTES:
-                header = frame.parse_header(memoryview(data)[found : found + HEADER_BYTES])
-                if header is not None and header.stream == stream:
-                    self.at = at + found
+            found = mark.search(data)
+            while found and found.start() <= len(data) - HEADER_BYTES:
+                header = frame.parse_header(memoryview(data)[found.start() : found.start() + HEADER_BYTES])
+                if header is not None:
+                    self.at = at + found.start()
                     return header
-                found = data.find(mark, found + 1)
-            at += len(data) - HEADER_BYTES + 1
+                found = mark.search(data, found.start() + 1)
+            at = self._behind_hole(at + len(data) - HEADER_BYTES + 1)
         self.at = self.size()
         return None
+
+    def _behind_hole(self, at: int) -> int:
+        """Return where data begins, at *at* or behind: a hole of terabytes costs whoever made it nothing."""
+        try:
+            return os.lseek(self.fd, at, os.SEEK_DATA)
+        except OSError as error:
+            return self.size() if error.errno == errno.ENXIO else at
 
     def close(self) -> None:
         os.close(self.fd)
@@ -179,6 +192,7 @@ class StreamReader:
         self._first: SegmentName | None = None
         self._started = False
         self._relearn = False
+        self._reaches: dict[SegmentName, Reach] = {}
 
     @property
     def path(self) -> Path:
@@ -201,8 +215,10 @@ class StreamReader:
                 return items
             assert self._segment is not None
             self._segment.forget()
-            while self.offset < until and (self._step(items, limit_bytes) or self._stuck(items)):
-                pass
+            for _ in range(STEPS_MAX):
+                if self.offset >= until or not (self._step(items, limit_bytes) or self._stuck(items)):
+                    return items
+            items = items or [Opened(self.identity, b"", self.path)]  # there is more: come again
         except (frame.UnknownVersion, SpoolError, OSError) as error:
             if not items:
                 raise self._explained(error) from error
@@ -315,17 +331,16 @@ class StreamReader:
         """At a segment's end: the next one that begins at or before our offset, or the gap before the next, or wait."""
         segment = self._segment
         assert segment is not None
-        later = [name for name in names if name > segment.name]
-        for name in later:
-            if name.offset <= self.offset:
-                return self._open(name)
-        if not later:
+        later = bisect_right(names, segment.name)
+        if later < len(names) and names[later].offset <= self.offset:
+            return self._open(names[later])
+        if later == len(names):
             if self._first == segment.name and not self._writer_alive() and self._bridge(names)[0]:
                 return True  # we began here, and the segment before reaches further: a rewrite was cut short
             self.ended = segment.sealed
             return False
         # Its first frame will be beyond our offset, and so the loss is named.
-        return self._bridge(names)[0] or self._open(later[0])
+        return self._bridge(names)[0] or self._open(names[later])
 
     def _bad_body(self, header: Header, names: list[SegmentName], items: list[Item]) -> bool:
         segment = self._segment
@@ -417,40 +432,52 @@ class StreamReader:
         """
         assert self._segment is not None
         here = self._segment.name
-        index = names.index(here) if here in names else 0
+        index = bisect_left(names, here)
         near = names[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1]
         others = [name for name in near if name.offset <= self.offset and name != here]
         for name in sorted(others, key=lambda other: (other < here, other)):
-            reach = 0
-            for segment, header in self._walk(name):
-                reach = max(reach, header.end)
-                covers = header.kind == frame.DATA and header.offset <= self.offset < header.end
-                if covers and self._is_sound(segment, header):
+            segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
+            try:
+                reach = self._reach_of(segment)
+                if any(self._is_sound_at(segment, at) for at in reach.places_of(self.offset)):
                     return self._open(name), False
-            if name == names[-1] and reach <= self.offset:
+            finally:
+                segment.close()
+            if name == names[-1] and reach.end <= self.offset:
                 return False, True
         return False, False
 
-    def _walk(self, name: SegmentName) -> Iterator[tuple[_Segment, Header]]:
-        """Yield every valid header of a segment, whatever its body is."""
-        segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
-        try:
-            while segment.look(segment.at, 1, WALK_BYTES):
-                try:
-                    header = segment.header(WALK_BYTES)
-                except frame.UnknownVersion:
-                    return
-                if header is None or header.stream != self.stream:
-                    segment.resynchronise(self.stream)
-                    continue
-                yield segment, header
-                segment.at += HEADER_BYTES + header.body_length
-        finally:
-            segment.close()
+    def _reach_of(self, segment: _Segment) -> Reach:
+        reach, size = self._reaches.pop(segment.name, None) or Reach(), segment.size()
+        if size < reach.size:
+            reach = Reach()
+        if size != reach.size:
+            segment.at, reach.size = reach.at, size
+            with contextlib.suppress(frame.UnknownVersion):
+                for header in self._walk(segment):
+                    reach.note(header, segment.at)
+        self._reaches[segment.name] = reach
+        while len(self._reaches) > 2 * NEIGHBOURS + 1:
+            del self._reaches[next(iter(self._reaches))]
+        return reach
+
+    def _walk(self, segment: _Segment) -> Iterator[Header]:
+        """Yield every valid header of a segment from where it stands, whatever its body is."""
+        while segment.look(segment.at, 1, WALK_BYTES):
+            header = segment.header(WALK_BYTES)
+            if header is None or header.stream != self.stream:
+                segment.resynchronise(self.stream)
+                continue
+            yield header
+            segment.at += HEADER_BYTES + header.body_length
 
     @staticmethod
-    def _is_sound(segment: _Segment, header: Header) -> bool:
-        body = segment.look(segment.at + HEADER_BYTES, header.body_length)
+    def _is_sound_at(segment: _Segment, at: int) -> bool:
+        segment.at = at
+        header = segment.header()
+        if header is None:
+            return False
+        body = segment.look(at + HEADER_BYTES, header.body_length)
         return len(body) == header.body_length and frame.body_is_sound(header, body)
 
     def _learn_earlier(self, names: list[SegmentName]) -> bool:

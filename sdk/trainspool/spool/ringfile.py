@@ -5,6 +5,7 @@ Source: sdk/docs/spool-format.md, "Ring".
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -52,7 +53,9 @@ class RingView:
         raw = os.pread(fd, min(length, IDENTITY_BYTES_MAX), IDENTITY_AT)
         if zlib.crc32(raw) != crc or not 0 < self.chunks <= CHUNKS_MAX or not 0 < self.chunk_bytes <= CHUNK_BYTES_MAX:
             raise SpoolError("damaged ring header", path, 0, "everything already in segments", "trainspool verify")
-        self.identity: dict[str, Any] = msgpack.unpackb(raw, unicode_errors="surrogateescape")
+        if os.fstat(fd).st_size < HEADER_BYTES + self.chunks * self.chunk_bytes:
+            raise SpoolError("a ring that is cut short", path, 0, "everything already in segments", "trainspool verify")
+        self.identity = _identity(raw, path)
 
     def __enter__(self) -> RingView:
         return self
@@ -86,7 +89,7 @@ class RingView:
     def drops(self) -> dict[str, tuple[int, int]]:
         """What was dropped, per run id: (points, events), totals since the stream's birth."""
         found: dict[str, tuple[int, int]] = {}
-        for run, points, events in DROP_SLOT.iter_unpack(os.pread(self.fd, DROP_SLOT.size * DROP_SLOTS, DROPS_AT)):
+        for run, points, events in DROP_SLOT.iter_unpack(self._read(DROPS_AT, DROP_SLOT.size * DROP_SLOTS)):
             if run[0] or points or events:
                 found[run.rstrip(b"\0").decode("ascii", "replace")] = (points, events)
         return found
@@ -112,17 +115,33 @@ class RingView:
         os.pwrite(self.fd, _WORD.pack(offset), WORDS_AT + 8 * STORED)
 
     def _word(self, at: int) -> int:
-        value: int = _WORD.unpack(os.pread(self.fd, 8, at))[0]
+        value: int = _WORD.unpack(self._read(at, 8))[0]
         return value
+
+    def _read(self, at: int, length: int) -> bytes:
+        data = os.pread(self.fd, length, at)
+        if len(data) < length:
+            raise OSError(errno.EIO, "the ring shrank under us", str(self.path))
+        return data
 
     def chunk_table(self) -> list[tuple[int, int]]:
         """Return (base, tail) of every chunk, in the file's order."""
-        return list(_PAIR.iter_unpack(os.pread(self.fd, 16 * self.chunks, CHUNK_TABLE_AT)))
+        return list(_PAIR.iter_unpack(self._read(CHUNK_TABLE_AT, 16 * self.chunks)))
 
     def _chunks_in_order(self) -> list[tuple[int, tuple[int, int]]]:
         # A tail beyond its chunk is damage: nobody is to ask for terabytes because of it.
         table = ((base, min(tail, self.chunk_bytes)) for base, tail in self.chunk_table())
         return sorted(enumerate(table), key=lambda item: item[1][0])
+
+
+def _identity(raw: bytes, path: Path) -> dict[str, Any]:
+    try:
+        found = msgpack.unpackb(raw, unicode_errors="surrogateescape")
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException):
+        found = None
+    if not isinstance(found, dict):
+        raise SpoolError("damaged ring identity", path, IDENTITY_AT, "everything already in segments", "trainspool verify")
+    return found
 
 
 class RingIdentity(NamedTuple):
