@@ -308,6 +308,9 @@ class Agent:
                 task.cancel()
         if self.until_done or self.settings.idle_exit_s is not None:
             await self._settle(everything=True)
+        else:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.stores.rest(), STOP_PATIENCE_S)
         self._save_for_good()
         log.info("agent left pid=%d streams=%d", os.getpid(), len(self.streams))
 

@@ -218,6 +218,11 @@ class Stores:
         if failed is not None:
             raise failed
 
+    async def rest(self) -> None:
+        """Return when no ``make_durable`` is under way, not even one whose caller was cancelled."""
+        for store in list(self._open.values()):
+            await store.rest()
+
     def close(self) -> None:
         for store in self._open.values():
             store.close()

@@ -70,6 +70,7 @@ class FileStore:
         self._experiments.prepare()
         self._memory = RunMemory(self._experiments, boot_id)
         self._cleaned: set[str] = set()
+        self._making: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ the life of a batch
 
@@ -140,16 +141,30 @@ class FileStore:
     async def make_durable(self, *, all: bool = False) -> None:  # noqa: A002
         """Bring ended runs, and those not synced for a minute, to the device, then say so in their checkpoints.
 
+        One call is done with before the next one begins. A cancelled caller leaves, what it began goes on: its thread
+        could not be stopped, and would come between a later one's files.
+
         Raises:
             OSError: of one run; the others are durable, unless it was the sync.
         """
+        self._making = asyncio.create_task(self._make_durable(self._making, every=all))
+        await asyncio.shield(self._making)
+
+    async def rest(self) -> None:
+        """Return when no ``make_durable`` is under way."""
+        if self._making is not None and not self._making.done():
+            await asyncio.wait([self._making])
+
+    async def _make_durable(self, before: asyncio.Task[None] | None, *, every: bool) -> None:
+        if before is not None and not before.done():
+            await asyncio.wait([before])
         now, failed = time.monotonic(), None
         due: list[tuple[RunState, int, str, bytes, set[str] | None]] = []
         for run_id in list(self._memory.undurable):
             state = self._memory.get(run_id)
             if state.experiment is None or state.gone:
                 self._memory.undurable.pop(run_id)
-            elif (all or state.ended or now - state.durable_at >= DURABLE_INTERVAL_S) and not state.lock.locked():
+            elif (every or state.ended or now - state.durable_at >= DURABLE_INTERVAL_S) and not state.lock.locked():
                 async with state.lock:  # a batch that came in between would be half in it
                     try:
                         await self._publish(state)

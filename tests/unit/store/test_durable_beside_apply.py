@@ -13,7 +13,7 @@ from handmade import Stream, feed_async, open_store
 from trainspool.spool import events as ev
 from trainspool_agent import checkpoint
 from trainspool_agent.compact import Dictionary
-from trainspool_agent.store import runs
+from trainspool_agent.store import runs, writer
 
 RUN = "a" * 32
 
@@ -57,4 +57,44 @@ def test_a_batch_that_comes_while_its_run_is_made_durable_waits(
     assert saved is not None
     lines = (folder / "metrics/loss").read_bytes()[: saved["metrics"]["loss"][1]]
     assert lines.count(b"\n") == saved["counts"]["stored"] == 1
+    store.close()
+
+
+def test_a_cancelled_caller_s_sync_is_done_before_the_next_one_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream()
+    run = stream.run(RUN)
+    stream.start(run)
+    stream.point(run, "loss", 0.5, 1)
+    stream.frame()
+    store = open_store(tmp_path / "mlruns")
+    real, entered, go_on, at_work = writer._sync_and_write, threading.Event(), threading.Event(), threading.Lock()
+
+    def alone(*arguments: Any) -> None:
+        assert at_work.acquire(blocking=False), "two at once: one takes the other's files away"
+        try:
+            entered.set()
+            assert go_on.wait(5)
+            real(*arguments)
+        finally:
+            at_work.release()
+
+    async def leave() -> None:
+        await feed_async(store, stream, tmp_path, frames=stream.frames, dictionary=Dictionary())
+        monkeypatch.setattr(writer, "_sync_and_write", alone)
+        helper = asyncio.create_task(store.make_durable(all=True))
+        await asyncio.to_thread(entered.wait, 5)
+        helper.cancel()
+        last = asyncio.create_task(store.make_durable(all=True))
+        await asyncio.wait([helper, last], timeout=0.1)  # as far as they come
+        go_on.set()
+        await last
+        await store.rest()
+
+    asyncio.run(leave())
+    assert store.is_durable
+    (folder,) = (tmp_path / "mlruns").glob(f"*/{RUN}")
+    assert checkpoint.load_durable(str(folder)) is not None
+    assert not list(folder.glob("trainspool.durable.*"))
     store.close()
