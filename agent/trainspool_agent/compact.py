@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from trainspool.spool import events as ev
 from trainspool_agent.dictionary import Dictionary, RunRef
 from trainspool_agent.intake import HANDLERS, MALFORMED, end_of, experiment_of, float_of
-from trainspool_agent.store.changes import End, ExperimentChange, Point, RunChanges
+from trainspool_agent.store.changes import End, ExperimentChange, Point, RunChanges, leaves_unknown_tail
 
 __all__ = ["Batch", "Dictionary", "Epitaph", "EventFrame", "RunRef", "compact"]
 
@@ -38,6 +38,8 @@ class Batch:
     begin: int
     end: int
     runs: dict[RunRef, RunChanges] = field(default_factory=dict)
+    known: set[RunRef] = field(default_factory=set)
+    """Runs of which something was left out, as their store has it already."""
     experiments: list[ExperimentChange] = field(default_factory=list)
     epitaph: Epitaph | None = None
     events: int = 0
@@ -56,9 +58,9 @@ def compact(
         frames: in the stream's order; may be empty.
         dictionary: what the stream defined before *frames*; learns what they define.
         stream: the stream's id, hex.
-        position: the stream offset up to which a run's events are in its store already; a frame's end, or 0.
+        position: the stream offset up to which a run's events are in its store already; an event's end, or 0.
 
-    Events of a run in a frame that ends at or before its position are left out. Events that break the format are
+    Events of a run that end at or before its position are left out. Events that break the format are
     counted and left out too: their frame was sound, so they were written so.
     """
     batch = Batch(stream, frames[0].offset if frames else 0, frames[-1].end if frames else 0)
@@ -113,11 +115,13 @@ class _Sets(dict[int, _Set]):
 class _Sinks(dict[int, "_Sink | None"]):
     """Run number → sink, or None while the run's events are in the store already."""
 
-    def __init__(self, make: Callable[[int], _Sink | None]) -> None:
+    def __init__(self, make: Callable[[int], tuple[_Sink | None, bool]]) -> None:
         self._make = make
 
     def __missing__(self, run: int) -> _Sink | None:
-        sink = self[run] = self._make(run)
+        sink, lasts = self._make(run)
+        if lasts:
+            self[run] = sink
         return sink
 
 
@@ -130,12 +134,13 @@ class _Folding:
         self._refs: dict[str, RunRef] = {}
         self._sinks = _Sinks(self._make_sink)
         self._frame = EventFrame(0, 0, b"")
+        self._reader: Any = None  # at the event being folded
 
     def fold_frame(self, frame: EventFrame) -> None:
         self._frame = frame
         for run in [run for run, sink in self._sinks.items() if sink is None]:
             del self._sinks[run]  # applied up to a frame before this one, perhaps
-        reader = ev.unpacker(frame.events)
+        reader = self._reader = ev.unpacker(frame.events)
         stuck_at = -1
         while True:
             try:
@@ -189,14 +194,19 @@ class _Folding:
         keys = self._dictionary.keys
         return sets.made_of([keys[key] for key in keyset])
 
-    def _make_sink(self, run: int) -> _Sink | None:
+    def _make_sink(self, run: int) -> tuple[_Sink | None, bool]:
+        """Return a run's sink, and whether that holds for the rest of the frame.
+
+        A position is inside a frame if what is a frame now was in a ring when it was replayed.
+        """
         ref = self._dictionary.runs[run]
         applied = self._positions.get(ref.run_id)
         if applied is None:
             applied = self._positions[ref.run_id] = self._position(ref)
-        if self._frame.end <= applied:
-            return None
-        return _Sink(self._changes_of(ref), self._dictionary)
+        if self._frame.end <= applied or self._frame.offset + self._reader.tell() <= applied:
+            self._batch.known.add(ref)
+            return None, self._frame.end <= applied
+        return _Sink(self._changes_of(ref), self._dictionary), True
 
     def _changes_of(self, ref: RunRef) -> RunChanges:
         """One RunChanges per run id, under the owner's reference if there is one: a run's position covers all of it."""
@@ -238,10 +248,15 @@ class _Folding:
 
     def _fold_epitaph(self, epitaph: Epitaph) -> None:
         self._batch.epitaph = epitaph
+        unknown_tail = leaves_unknown_tail(epitaph.reason)
         for run in list(self._dictionary.open_owned()):
             sink = self._sinks[run]
             if sink is not None:
                 sink.changes.epitaph = epitaph
+        for run in list(self._dictionary.open()) if unknown_tail else ():  # a guest's last points are as unknown
+            sink = self._sinks[run]
+            if sink is not None:
+                sink.changes.unknown_tail = True
 
     def _note_malformed(self, error: Exception, offset: int) -> None:
         self._batch.malformed += 1

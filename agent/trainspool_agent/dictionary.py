@@ -71,6 +71,10 @@ class Dictionary:
         while len(self._ended) > ENDED_RUNS_REMEMBERED:
             self.runs.pop(self._ended.popitem(last=False)[0], None)
 
+    def open(self) -> Iterator[int]:
+        """The numbers of the runs that the stream is not known to have ended, guests' among them."""
+        return (number for number in self.runs if number not in self._ended)
+
     def open_owned(self) -> Iterator[int]:
         """The numbers of the runs that the stream owns and is not known to have ended."""
         return (number for number, run in self.runs.items() if run.owner and number not in self._ended)

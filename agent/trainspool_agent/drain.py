@@ -26,11 +26,10 @@ from trainspool.spool.segment import SegmentWriter
 from trainspool_agent.compact import Dictionary
 from trainspool_agent.discover import Place
 from trainspool_agent.liveness import boot_id
+from trainspool_agent.store.changes import UNKNOWN
 
 PIECE_BYTES = 128 << 10
 SURVEY_BYTES = 1 << 20
-
-UNKNOWN = "is unknown"  # how the reason of an epitaph ends when a tail is: so a replay knows it too
 
 log = logging.getLogger("trainspool.agent")
 
@@ -105,12 +104,9 @@ class Survey:
             self.last_time = time
 
 
-def leaves_unknown_tail(reason: str | None) -> bool:
-    """Whether an epitaph's reason says that nobody knows what the process held last."""
-    return bool(reason) and str(reason).endswith(UNKNOWN)
-
-
-def drain(place: Place, identity: dict[str, Any], ring_paths: Iterable[Path], begin: int = 0) -> Drained:
+def drain(
+    place: Place, identity: dict[str, Any], ring_paths: Iterable[Path], begin: int = 0, stored: int = 0
+) -> Drained:
     """Bring the stream of a dead process to its end. Blocks on the disk: call it in a thread.
 
     Args:
@@ -118,6 +114,7 @@ def drain(place: Place, identity: dict[str, Any], ring_paths: Iterable[Path], be
         identity: who wrote it, in case no segment says so.
         ring_paths: where its ring may be.
         begin: the end of some frame; the nearer to the stream's end, the less has to be read.
+        stored: up to where a store has the stream.
 
     Raises:
         OSError: nothing is lost; call again.
@@ -128,6 +125,10 @@ def drain(place: Place, identity: dict[str, Any], ring_paths: Iterable[Path], be
         survey.identity = survey.identity or identity
         rest = _rest_of(ring, survey) if ring else []
         done = survey.has_epitaph and survey.sealed and not rest
+        if ring is None and not survey.has_epitaph:
+            # After a power cut a store may hold more than the spool. Last words go behind that: a store would not take
+            # them for new otherwise, and the run would never end.
+            survey.offset = max(survey.offset, stored)
         unknown = survey.lost_count or (ring is None and not survey.in_order and not survey.has_epitaph)
         end = survey.offset if done else _write(place, survey, rest, ring, unknown=unknown)
         if ring is not None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from trainspool.errors import TrainspoolError
 from trainspool_agent.compact import Batch, EventFrame, RunRef, compact
-from trainspool_agent.drain import leaves_unknown_tail
 from trainspool_agent.pace import Pace
 from trainspool_agent.store.errors import StoreRefused
 from trainspool_agent.store.writer import FileStore
@@ -163,14 +162,10 @@ class Stores:
                     self.at(run.store).advance(run, stream.name, batch.end)
 
     def note(self, batch: Batch, lag_ms: int | None) -> None:
-        """Enter into the runs' accounts what only the follower knows: how late they are, that a tail is missing."""
-        unknown = batch.epitaph is not None and leaves_unknown_tail(batch.epitaph.reason)
-        for run, changes in batch.runs.items():
+        """Enter into the runs' accounts what only the follower knows: how late they are."""
+        for run in batch.runs if lag_ms is not None else ():
             with contextlib.suppress(OSError, TrainspoolError):
-                if lag_ms is not None:
-                    self.at(run.store).note_lag(run, lag_ms)
-                if unknown and changes.epitaph is not None:
-                    self.at(run.store).note_unknown_tail(run)
+                self.at(run.store).note_lag(run, lag_ms or 0)
 
     def _note_damages(self, stream: Stream) -> None:
         """A damaged frame does not say whose it was: every run the stream has open may miss that much."""

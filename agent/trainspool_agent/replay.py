@@ -20,7 +20,6 @@ from trainspool.errors import TrainspoolError
 from trainspool.spool.reader import Damage
 from trainspool_agent import checkpoint, replayguard, replaysource
 from trainspool_agent.compact import Batch, RunRef
-from trainspool_agent.drain import leaves_unknown_tail
 from trainspool_agent.liveness import boot_id
 from trainspool_agent.replaysource import Defined, Source
 from trainspool_agent.replaystaged import leave_out_missing
@@ -245,14 +244,11 @@ class _Replay:
         missing = leave_out_missing(changes, staging, self._folders.get(run.run_id))
         self._missing += missing[: MISSING_NAMED_MAX - len(self._missing)]
         self.report.missing_artifacts += len(missing)
-        new = store.counted(run.run_id, name) < batch.end
         try:
             applied = await store.apply(run, changes, name, batch.end, staging)
         except TrainspoolError as error:
             stream.refused.setdefault(run.run_id, error)
             return
-        if new and changes.epitaph is not None and leaves_unknown_tail(changes.epitaph.reason):
-            store.note_unknown_tail(run)
         self._touched.add(run.run_id)
         self._known.setdefault(run.run_id, {})[name] = batch.end
         self.report.points += changes.point_count

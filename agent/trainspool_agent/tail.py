@@ -21,10 +21,11 @@ from trainspool_agent import cursor as cursors
 from trainspool_agent import discover
 from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef
 from trainspool_agent.discover import Place
-from trainspool_agent.drain import Drained, drain, leaves_unknown_tail
+from trainspool_agent.drain import Drained, drain
 from trainspool_agent.health import StreamFacts
 from trainspool_agent.liveness import Life, Liveness
 from trainspool_agent.pace import Pace
+from trainspool_agent.store.changes import leaves_unknown_tail
 
 TURN_BYTES = 128 << 10  # what one turn carries: under 20 ms of compaction and store
 CURSOR_INTERVAL_S = 10.0  # a shortcut for restarts; who waits for the store is told by the ring
@@ -46,6 +47,7 @@ class Stream:
         self.wake = asyncio.Event()
         self.closing = self.waiting = self.drained = self.ended = False
         self.damages: list[Damage] = []
+        self._position: Callable[[RunRef], int] = lambda run: 0
         self._counted_to = self.cursor.offset  # damage before it is counted already
         self._ring_folder = ring_folder
         self._ring: RingView | None = None
@@ -59,6 +61,7 @@ class Stream:
 
     def begin(self, position: Callable[[RunRef], int]) -> None:
         """Start, or start again, where the run that is furthest behind needs it."""
+        self._position = position
         behind = (max(first, position(run)) for run, first in self.cursor.runs.items())
         self.reader.close()
         self.reader = self._reader(min([self.cursor.offset, *behind]))
@@ -106,7 +109,8 @@ class Stream:
         """
         self._close_ring()
         identity, reached = self.find_identity() or {}, self.reader.offset
-        done = await asyncio.to_thread(drain, self.place, identity, list(self._ring_paths()), reached)
+        stored = max(map(self._position, {*self.cursor.runs, *self.dictionary.runs.values()}), default=0)
+        done = await asyncio.to_thread(drain, self.place, identity, list(self._ring_paths()), reached, stored)
         self.drained = True
         log.info("drained stream=%s offset=%d unknown_tail=%s", self.name, done.end, done.unknown_tail)
         return done
@@ -150,7 +154,7 @@ class Stream:
     def advance(self, batch: Batch) -> None:
         """Everything before the end of *batch* is in the store: say so to the writer and to our next start."""
         facts, cursor = self.facts, self.cursor
-        for run in batch.runs:
+        for run in (*batch.runs, *batch.known):  # known may mean: until the next power cut
             cursor.runs.setdefault(run, batch.begin)
         cursor.offset = max(cursor.offset, batch.end)
         facts.stored, facts.written = cursor.offset, max(facts.written, self.reader.offset)

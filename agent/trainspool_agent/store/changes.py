@@ -90,6 +90,14 @@ class End(NamedTuple):
     reason: str | None
 
 
+UNKNOWN = "is unknown"  # how the reason of an epitaph ends when a tail is: so a replay knows it too
+
+
+def leaves_unknown_tail(reason: str | None) -> bool:
+    """Whether an epitaph's reason says that nobody knows what the process held last."""
+    return bool(reason) and str(reason).endswith(UNKNOWN)
+
+
 class Artifact(NamedTuple):
     """A staged file and where it belongs below the run's artifacts."""
 
@@ -128,6 +136,7 @@ class RunChanges:
     starts: list[Start] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
     epitaph: End | None = None
+    unknown_tail: bool = False  # what its stream held last is not known
     artifacts: list[Artifact] = field(default_factory=list)
     gap: Gap | None = None
     other_events: int = 0  # that carry no points

@@ -73,8 +73,10 @@ def file_of_key(folder: str, key: str) -> str:
     """
     name = legal_key(key)
     path = f"{folder}/{name}"
-    if os.path.isdir(path) or ("/" in name and _a_parent_is_a_file(folder, name)):
-        path = f"{folder}/{escaped_key(key)}"
+    escaped = f"{folder}/{escaped_key(key)}"
+    # Once escaped it stays so, though the tag that stood in its way may be deleted by now.
+    if os.path.isdir(path) or ("/" in name and (_a_parent_is_a_file(folder, name) or os.path.isfile(escaped))):
+        return escaped
     return path
 
 

@@ -212,10 +212,6 @@ class FileStore:
         """Points and other events of the run were in a damaged frame."""
         self._count(run, accepted=points, damaged=points, damaged_events=events)
 
-    def note_unknown_tail(self, run: RunRef) -> None:
-        """The end of a stream of the run could not be reached: what it held there is not known."""
-        self._count(run, unknown_tail=1)
-
     def note_lag(self, run: RunRef, lag_ms: int) -> None:
         """A batch of the run reached the store *lag_ms* after its oldest event was logged."""
         state = self._memory.get(run.run_id)
@@ -351,6 +347,7 @@ class FileStore:
             counts["refused"] += applied.refused
             counts["other_events"] += changes.other_events
             counts["refused_events"] += applied.refused_events
+            counts["unknown_tail"] += changes.unknown_tail
             state.counted.pop(stream, None)
         if changes.gap is not None:
             known = state.gaps.get(stream, [0, 0])

@@ -10,7 +10,8 @@ import pytest
 
 from trainspool.spool import events, files, layout
 from trainspool.spool.files import Files
-from trainspool_agent.drain import Drained, drain, leaves_unknown_tail
+from trainspool_agent.drain import Drained, drain
+from trainspool_agent.store.changes import leaves_unknown_tail
 
 from .conftest import WALL, Box, MadeStream
 

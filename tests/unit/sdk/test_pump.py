@@ -442,3 +442,19 @@ def test_interrupted_between_writing_and_marking_it_goes_on_without_a_repeat(
     pumping.log()
     pumping.settle()
     assert read(pumping.folder)[:2] == (list(range(pumping.logged)), [])
+
+
+def test_leaving_right_after_a_roll_says_so(tmp_path: Path) -> None:
+    """Without that seal the ring that is gone would count as one that nobody could reach."""
+    pumping = Pumping(tmp_path / "stream")
+    pumping.log()
+    pumping.turn()
+    pumping.pump._opened_at = -1e9
+    pumping.turn()
+    assert pumping.pump._writer is None
+    assert pumping.pump.finish(5.0)
+    reader = StreamReader(tmp_path / "stream", STREAM, writer_alive=lambda: False)
+    while reader.read():
+        pass
+    assert reader.in_order
+    reader.close()
