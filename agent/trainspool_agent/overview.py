@@ -12,14 +12,16 @@ from trainspool.spool.ringfolder import state_folder
 from trainspool_agent import agentlock, eventfacts, health, inspect_spool
 from trainspool_agent.compact import EventFrame
 from trainspool_agent.inspect_spool import DEAD, ENDED, LIVE, SeenStream
+from trainspool_agent.settings import Retention
+from trainspool_agent.spoolfacts import usage_facts, usage_problems
 from trainspool_agent.streamframes import Event, events_of
 
 SAMPLE_S = 0.25
 LAGS_MAX = 100
 
 
-def overview(spools: list[Path]) -> dict[str, Any]:
-    """Return the facts as one JSON object: ``agent``, ``spools``, ``streams``, ``problems``.
+def overview(spools: list[Path], rules: Retention = Retention()) -> dict[str, Any]:  # noqa: B008
+    """Return the facts as one JSON object: ``agent``, ``spools``, ``usage``, ``streams``, ``problems``.
 
     Takes a quarter of a second where a stream lives, to measure its byte rate.
     """
@@ -28,10 +30,13 @@ def overview(spools: list[Path]) -> dict[str, Any]:
     rates = _rates(streams)
     told = {one.get("stream"): one for one in (said or {}).get("streams", []) if isinstance(one, dict)}
     facts = [_stream(seen, told.get(seen.name, {}), rates.get(seen.name)) for seen in streams]
-    problems = [*_agent_problems(agent, said), *(one for fact in facts for one in _stream_problems(fact))]
+    usage = [usage_facts(spool, rules, (said or {}).get("retention") or {}) for spool in spools]
+    problems = [*_agent_problems(agent, said), *(one for fact in usage for one in usage_problems(fact))]
+    problems += (one for fact in facts for one in _stream_problems(fact))
     return {
         "agent": agent,
         "spools": [str(spool) for spool in spools],
+        "usage": usage,
         "streams": facts,
         "problems": problems,
     }

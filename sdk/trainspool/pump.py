@@ -127,7 +127,8 @@ class Pump:
             try:
                 self._housekeeping()
                 self._mend_segment()
-                full = self.room.refusal()
+                # At the end the ring's rest goes to disk all the same: whoever finishes the stream would write it.
+                full = None if self._stopping else self.room.refusal()
                 if full is None:
                     self._drain()
                 self._look_after_segment()

@@ -15,6 +15,7 @@ from trainspool_agent.cli import show
 from trainspool_agent.settings import Settings
 
 DEFAULT_STORE = Path("mlruns")
+USAGE_KEYS = "spool", "bytes", "quota_bytes", "files", "quota_files", "freed_segments", "freed_bytes"
 
 
 @click.command()
@@ -36,7 +37,7 @@ def status(run: str | None, everything: bool, spool: Path | None, store: Path | 
     spools = inspect_spool.spools_in_use(spool.absolute() if spool else None, settings.spool)
     if run is not None:
         _show_run(run, settings, spools, as_json)
-    facts = overview.overview(spools)
+    facts = overview.overview(spools, settings.retention)
     if as_json:
         show.print_json(facts)
     elif show.for_a_person():
@@ -73,8 +74,11 @@ def _print_agent(facts: dict[str, Any]) -> None:
         show.say(f"agent   not running. Next: {agent['next_step']}", "yellow")
     if agent["log"]:
         show.say(f"log     {agent['log']}")
-    for spool in facts["spools"]:
-        show.say(f"spool   {spool}")
+    for one in facts["usage"]:
+        early = ", over its quota: given up early" if one["given_up_early"] else ""
+        freed = f"; {one['freed_segments']:,} segments deleted, {show.size(one['freed_bytes'])}{early}"
+        full = f"{show.size(one['bytes'])} of {show.size(one['quota_bytes'])}{freed if one['freed_segments'] else ''}"
+        show.say(f"spool   {one['spool']}  {full}", "red" if one["excess"] else None)
 
 
 def _print_streams(facts: dict[str, Any], everything: bool) -> None:
@@ -108,6 +112,7 @@ def _print_plain(facts: dict[str, Any]) -> None:
     agent = facts["agent"]
     state = "running" if agent["running"] else "not running"
     show.print_lines([("agent", state, agent.get("pid"), agent.get("version"), agent["log"])])
+    show.print_lines(("spool", *(one[key] for key in USAGE_KEYS)) for one in facts["usage"])
     keys = "stream", "host", "program", "pid", "life", "written", "in_ring", "stored", "waiting", "lag_ms", "absorbs_s"
     for fact in facts["streams"]:
         show.print_lines(

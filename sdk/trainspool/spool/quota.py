@@ -1,6 +1,6 @@
 """How much a spool may hold, how much it does, and when nothing more may be written to it.
 
-One host's part of a spool counts by itself. The agent writes what it measured into `streams/<host>/quota`; a writer
+One host's part of a spool counts by itself. The agent writes what it measured into `<spool>/quota.<host>`; a writer
 looks there once a second, and measures itself, once a minute, only where no agent has.
 
 Source: agent/docs/retention.md.
@@ -20,7 +20,6 @@ from typing import NamedTuple
 from trainspool.spool import files
 from trainspool.spool.layout import STAGING, is_stream_name
 
-FILE = "quota"
 BYTES_DEFAULT, FILES_DEFAULT = 20 << 30, 1_000_000
 SHARE_OF_FREE = 0.8
 RESERVE_BYTES, RESERVE_SHARE = 64 << 20, 0.01  # of the file system, whichever is less: kept for everyone else
@@ -111,10 +110,17 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         return []
 
 
+def file_of(host_folder: str) -> str:
+    """Return where the word on *host_folder*, `<spool>/streams/<host>`, stands."""
+    streams, _, host = host_folder.rpartition("/")
+    return f"{os.path.dirname(streams)}/quota.{host}"
+
+
 def announce(host_folder: str, usage: Usage, quota: Quota, excess: str | None) -> None:
     """Tell writers what was measured, and whether they must stop. Raises OSError: they know what they knew."""
     about = {"bytes": usage.bytes, "files": usage.files, "quota_bytes": quota.bytes, "quota_files": quota.files}
-    fs, temporary = files.fs, f"{host_folder}/{FILE}.tmp"
+    path = file_of(host_folder)
+    fs, temporary = files.fs, f"{path}.tmp"
     with contextlib.suppress(FileNotFoundError):
         fs.unlink(temporary)
     fd = fs.create(temporary)
@@ -122,7 +128,7 @@ def announce(host_folder: str, usage: Usage, quota: Quota, excess: str | None) -
         fs.write(fd, json.dumps({**about, "excess": excess}).encode())
     finally:
         fs.close(fd)
-    fs.rename(temporary, f"{host_folder}/{FILE}")
+    fs.rename(temporary, path)
 
 
 def free_space_refusal(folder: str) -> str | None:
@@ -196,7 +202,7 @@ class Room:
 def _fresh(host_folder: str) -> os.stat_result | None:
     """What an agent announced, if one did within the last minutes."""
     try:
-        info = os.stat(f"{host_folder}/{FILE}")
+        info = os.stat(file_of(host_folder))
     except OSError:
         return None
     return info if abs(time.time() - info.st_mtime) <= STALE_S else None
@@ -205,7 +211,7 @@ def _fresh(host_folder: str) -> os.stat_result | None:
 def announced_excess(host_folder: str) -> str | None:
     """Return what the agent last said was too much in *host_folder*, None for nothing."""
     try:
-        with open(f"{host_folder}/{FILE}", "rb") as file:
+        with open(file_of(host_folder), "rb") as file:
             found = json.loads(file.read(4096)).get("excess")
     except (OSError, ValueError, AttributeError):
         return None
