@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from trainspool import active
-from trainspool.run import Run
+from trainspool.run import Run, reason_of
 from trainspool.stream import stream
 
 DRAIN_S_MAX = 1.0
@@ -73,7 +73,7 @@ _Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any
 
 def _noticing(previous: _Hook) -> _Hook:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
-        _uncaught[:] = [f"{kind.__name__}: {error}"[:500]]
+        _uncaught[:] = [reason_of(error) or kind.__name__]
         return previous(kind, error, trace)
 
     return hook

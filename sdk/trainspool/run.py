@@ -27,6 +27,7 @@ from trainspool.stream import KEYSETS_MAX, stream
 POINTS_PER_EVENT_MAX = 4096
 TEXT_BYTES_PER_EVENT = 32 << 10
 KEYSETS_PER_RUN_MAX = 4096
+NAME_CHARACTERS = 2000  # of a run's name in its start; the tag mlflow.runName has all of it
 
 _time_ns = time.time_ns
 # Behind the prefix (array header, kind, run, key): time, step and value, each with its msgpack byte.
@@ -142,6 +143,10 @@ class Run:
             series, keysets, known_keys, known_keysets = self._series, self._keysets, stream.keys, stream.keysets
             run, definitions = self._definition()
             keys = [stream.key(name) for name in names]
+            if sum(len(definition) for _, definition in keys) > TEXT_BYTES_PER_EVENT and self._define(
+                dict(zip(names, keys, strict=True)), known_keys
+            ):
+                continue
             key_numbers = [number for number, _ in keys]
             keyset, keyset_definition = self._keyset(names, key_numbers)
             prefix = b"\x96\x01" + msgpack.packb(run) + msgpack.packb(keyset)
@@ -161,6 +166,21 @@ class Run:
             elif stream.generation != generation:
                 continue
             return
+
+    @staticmethod
+    def _define(keys: dict[str, tuple[int, bytes]], known: dict[str, int]) -> bool:
+        """Define many keys ahead of their use, in appends that the smallest ring takes; False if it is full."""
+        todo = [(name, number, definition) for name, (number, definition) in keys.items() if definition]
+        while todo:
+            taken, size = 0, 0
+            while taken < len(todo) and size < TEXT_BYTES_PER_EVENT // 2:
+                size += len(todo[taken][2])
+                taken += 1
+            if not stream.ring.append(b"".join(definition for _, _, definition in todo[:taken])):
+                return False
+            known.update((name, number) for name, number, _ in todo[:taken])
+            todo = todo[taken:]
+        return True
 
     @staticmethod
     def _keyset(names: tuple[str, ...], key_numbers: list[int]) -> tuple[int | list[int], bytes]:
@@ -266,7 +286,7 @@ class Run:
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Log *text* as the artifact file of that path."""
-        content = text.encode(errors="surrogateescape")
+        content = storable(text).encode(errors="surrogateescape")
         self._stage(staging.check_artifact_path(artifact_file), lambda folder: staging.write(content, folder))
 
     def log_dict(self, dictionary: Any, artifact_file: str) -> None:
@@ -304,8 +324,16 @@ class Run:
     def start(self, tags: Mapping[str, str], *, resume: bool) -> None:
         """Say that this stream runs it from now on; told once, by ``start_run``."""
         self.tags.update(tags)
-        facts = {"name": self.name, "user": self.user, "tags": dict(tags), "resume": resume}
+        small: dict[str, str] = {}
+        large: dict[str, str] = {}
+        size = 0
+        for key, text in tags.items():
+            size += 4 * (len(key) + len(text))
+            (small if size <= TEXT_BYTES_PER_EVENT else large)[key] = storable(text)
+        facts = {"name": storable(self.name)[:NAME_CHARACTERS], "user": self.user, "tags": small, "resume": resume}
         self._log_surely(events.START, self.start_time * 1_000_000, facts)
+        if large:
+            self.set_tags(large)
 
     def end(self, status: str = "FINISHED", reason: str | None = None) -> None:
         """End the run for this process; later calls still log to it, as a guest. Hands over and returns.
@@ -333,7 +361,7 @@ class Run:
     ) -> bool:
         from trainspool import active
 
-        active.end(self, "FINISHED" if kind is None else "FAILED", _reason(error))
+        active.end(self, "FINISHED" if kind is None else "FAILED", reason_of(error))
         return kind is None
 
     def flush(self, durable: bool = False, timeout: float | None = None) -> bool:
@@ -420,12 +448,23 @@ class Run:
         self._forget()
 
 
+def storable(text: str) -> str:
+    """Return *text* if the spool can hold it; half a surrogate pair becomes a question mark, as no file can hold it."""
+    if text.isascii():
+        return text
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
+
+
 def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else storable(str(value))
 
 
 def _param_text(key: str, value: Any) -> str:
-    text = str(value).replace("\r\n", "\n").replace("\r", "\n")
+    text = storable(str(value)).replace("\r\n", "\n").replace("\r", "\n")
     if len(text) > validation.PARAM_CHARACTERS_MAX:
         warn(
             "Param value '%.100s...' of %s (%d characters) is truncated to %d characters to meet the length limit.",
@@ -434,5 +473,11 @@ def _param_text(key: str, value: Any) -> str:
     return text[: validation.PARAM_CHARACTERS_MAX]
 
 
-def _reason(error: BaseException | None) -> str | None:
-    return None if error is None else f"{type(error).__name__}: {error}"[:500]
+def reason_of(error: BaseException | None) -> str | None:
+    """Return what to say of an uncaught exception, whose own ``__str__`` may be what is broken."""
+    if error is None:
+        return None
+    try:
+        return storable(f"{type(error).__name__}: {error}"[:500])
+    except Exception:  # noqa: BLE001  its code is not ours, and must not take the place of the exception it tells of
+        return type(error).__name__

@@ -30,8 +30,14 @@ _BAD_CHARACTERS = (
 
 def invalid(parameter: str, value: object, message: str = "") -> TrainspoolException:
     """Return MLflow's exception for a value that a parameter does not take."""
-    shown = repr(value)[:200] if not isinstance(value, str) else f"'{value[:200]}'"
-    return TrainspoolException(f"Invalid value {shown} for parameter '{parameter}' supplied{message and ': '}{message}")
+    import json  # only where something is refused: importing trainspool has a budget
+
+    try:
+        shown = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError):
+        shown = repr(value)
+    end = f": {message}" if message else "."
+    return TrainspoolException(f"Invalid value {shown[:250]} for parameter '{parameter}' supplied{end}")
 
 
 def check_key(key: Any, parameter: str = "name") -> str:
@@ -68,7 +74,8 @@ def metric_value(key: str, value: Any, timestamp: Any) -> float:
     if value is None:
         raise TrainspoolException("Missing value for required parameter 'value'.")
     try:
-        return float(value)
+        # NumPy 2 has no float() of an array of one element and one dimension.
+        return float(value.item() if getattr(value, "size", None) == 1 else value)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: torch, more than one element
         message = (
             f"(metric '{key}', timestamp={timestamp}). Please specify value as a valid double (64-bit floating point)"

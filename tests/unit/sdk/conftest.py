@@ -23,9 +23,9 @@ def let_go() -> None:
     stream.generation += 1
     stream._reset()
     stream.settings = stream._store = None
-    active._process.clear()
-    active._last.clear()
-    active._thread.run, active._thread.stack = None, ()
+    for remembered in (active._process, active._open, active._last, active._stack_of):
+        remembered.clear()
+    active._thread.stack = active._Stack()
     fluent._experiment.clear()
     fluent._uri_said.clear()
     leaving._uncaught.clear()
