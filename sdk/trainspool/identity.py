@@ -31,7 +31,7 @@ def identity(stream: str, spool: Path, sdk_version: str) -> dict[str, Any]:
         "rank": rank(),
         "wall": time.time_ns(),
         "mono": time.monotonic_ns(),
-        "spool": str(spool)[:1024],
+        "spool": str(spool),
         "ring": None,
         "sdk": sdk_version,
         "program": sys.argv[0][:512] if sys.argv else "",

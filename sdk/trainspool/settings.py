@@ -5,6 +5,7 @@ Source: design.md §3.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -105,9 +106,12 @@ class _Source:
         if value is None:
             return default
         try:
-            return float(value)
+            number = float(value)
+            if math.isfinite(number):
+                return number
         except ValueError:
-            raise ValueError(f"{variable} (or {key} in the config file) is {value!r}; it takes a number") from None
+            pass
+        raise ValueError(f"{variable} (or {key} in the config file) is {value!r}; it takes a number")
 
     def size(self, table: str, key: str, variable: str) -> int | None:
         """Return a number of bytes or files from a table of the config file; None if nothing is said."""

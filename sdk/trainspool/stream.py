@@ -8,6 +8,7 @@ Source: design.md §2.1, §2.7.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sys
@@ -29,6 +30,7 @@ from trainspool.spool import events
 from trainspool.spool.layout import stream_folder
 from trainspool.spool.quota import Room
 from trainspool.spool.ring import Ring
+from trainspool.spool.ringfile import IDENTITY_BYTES_MAX
 from trainspool.spool.ringfolder import ring_folder
 from trainspool.version import __version__
 
@@ -339,9 +341,20 @@ class Stream:
 
 
 def _packed_identity(about: dict[str, Any], name: bytes, folder: Path | None) -> bytes:
+    """Return the identity as msgpack, the program's name cut to what the ring's header has room for.
+
+    Raises:
+        OSError: the spool's path alone is too long for a ring to name it.
+    """
     about["ring"] = str(folder / f"{name.hex()}.ring") if folder else None
     packed: bytes = msgpack.packb(about, unicode_errors="surrogateescape")
-    return packed
+    surplus = len(packed) - IDENTITY_BYTES_MAX if folder else 0
+    if surplus <= 0:
+        return packed
+    if not about["program"]:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), about["spool"])
+    about["program"] = about["program"][: max(0, len(about["program"]) - surplus)]
+    return _packed_identity(about, name, folder)
 
 
 stream = Stream()

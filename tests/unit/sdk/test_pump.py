@@ -139,7 +139,7 @@ def test_a_disk_that_fails_at_any_call_loses_and_repeats_nothing(
         pumping = Pumping(tmp_path / f"stream{first}")
         work(pumping)
         pumping.settle()
-        assert pumping.pump._seal_in_order()
+        assert any(pumping.pump._seal_in_order() for _ in range(times + 1))
         found, damage, reader = read(pumping.folder)
         assert (found, damage) == (list(range(pumping.logged)), []), f"call {first} ({fs.log[first - 1 :][:1]}) failed"
         assert reader.counts == (pumping.logged, pumping.logged) and reader.in_order
