@@ -211,7 +211,8 @@ def _fresh(host_folder: str) -> os.stat_result | None:
 def announced_excess(host_folder: str) -> str | None:
     """Return what the agent last said was too much in *host_folder*, None for nothing."""
     try:
-        with open(file_of(host_folder), "rb") as file:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(file_of(host_folder), flags), "rb") as file:
             found = json.loads(file.read(4096)).get("excess")
     except (OSError, ValueError, AttributeError):
         return None
