@@ -15,14 +15,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainspool import active, naming, source, validation
+from trainspool.complaints import warn
 from trainspool.entities import Experiment
 from trainspool.errors import TrainspoolException
-from trainspool.run import Run
+from trainspool.run import RUN_NAME, Run
 from trainspool.spool import events
 from trainspool.spool.experiments import experiment_id_for
 from trainspool.stream import stream
 
-NOTE, PARENT, RUN_NAME = "mlflow.note.content", "mlflow.parentRunId", "mlflow.runName"
+NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
 
 _experiment: list[Experiment] = []
 _names_by_id: dict[str, str] = {}
@@ -74,6 +75,7 @@ def set_experiment(
     if (experiment_name is None) == (experiment_id is None):
         which = "Must specify exactly one of: `experiment_id` or `experiment_name`."
         raise TrainspoolException(which)
+    stream.configured()  # before the variable below changes: it may have been handed to us with a run
     experiment = _named(experiment_name) if experiment_name is not None else _numbered(experiment_id)
     _experiment[:] = [experiment]
     if experiment_name is not None:
@@ -128,12 +130,32 @@ def start_run(
             f"Run with UUID {stack[0].run_id} is already active. To start a new run, first end the current run with "
             "mlflow.end_run(). To start a nested run, call start_run with nested=True"
         )
-    existing = run_id or (None if stack else os.environ.pop("TRAINSPOOL_RUN_ID", None) or None)
-    experiment = _numbered(experiment_id) if experiment_id is not None else _current_experiment()
+    handed = None if run_id or stack else _handed_run_id()
+    existing = run_id or handed
+    if experiment_id is not None:
+        experiment = _numbered(experiment_id)
+    else:
+        experiment = _handed_experiment(handed) if handed else _current_experiment()
     texts = _start_tags(tags, description, existing, parent_run_id, stack)
     run = _begin(existing, experiment, run_name, texts)
     active.push(run)
     return run
+
+
+def _handed_run_id() -> str | None:
+    """Return the run that TRAINSPOOL_RUN_ID hands to this process; resumed once, as MLflow does."""
+    configured = stream.configured()
+    stream.settings = configured._replace(run_id=None)
+    return os.environ.pop("TRAINSPOOL_RUN_ID", None) or configured.run_id
+
+
+def _handed_experiment(run_id: str) -> Experiment:
+    """Return the experiment that was handed over together with the run: set_experiment does not move a run."""
+    handed, current = stream.configured().experiment, _current_experiment()
+    if handed is None or handed == current.name:
+        return current
+    warn("run %s goes on in experiment %r; set_experiment(%r) holds for new runs", run_id, handed, current.name)
+    return _named(handed)
 
 
 def new_run(

@@ -24,6 +24,7 @@ from trainspool.errors import TrainspoolException
 from trainspool.spool import events
 from trainspool.stream import KEYSETS_MAX, stream
 
+RUN_NAME = "mlflow.runName"
 POINTS_PER_EVENT_MAX = 4096
 TEXT_BYTES_PER_EVENT = 32 << 10
 KEYSETS_PER_RUN_MAX = 4096
@@ -230,7 +231,7 @@ class Run:
         small: list[tuple[str, str | None]] = []
         for key, text in texts:
             self.tags[key] = text
-            if key == "mlflow.runName":
+            if key == RUN_NAME:
                 self.name = text
             if (
                 len(text) * 4 > TEXT_BYTES_PER_EVENT
@@ -330,7 +331,8 @@ class Run:
         for key, text in tags.items():
             size += 4 * (len(key) + len(text))
             (small if size <= TEXT_BYTES_PER_EVENT else large)[key] = storable(text)
-        facts = {"name": storable(self.name)[:NAME_CHARACTERS], "user": self.user, "tags": small, "resume": resume}
+        name = storable(self.name)[:NAME_CHARACTERS] if RUN_NAME in tags else None  # a resumed run keeps its own
+        facts = {"name": name, "user": self.user, "tags": small, "resume": resume}
         self._log_surely(events.START, self.start_time * 1_000_000, facts)
         if large:
             self.set_tags(large)

@@ -117,17 +117,24 @@ class _Segment:
         self.fd = open_owned(self.path, owner)
         self.at = 0
         self.sealed = False
-        self._window, self._window_at = b"", 0
+        self._window, self._window_at, self._window_ends = b"", 0, False
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the window reached the end of the file, and all of it is read."""
+        return self._window_ends and self.at == self._window_at + len(self._window)
 
     def forget(self) -> None:
         """Drop the window: what was the end of the file may have grown."""
-        self._window = b""
+        self._window, self._window_ends = b"", False
 
     def look(self, at: int, length: int, read_bytes: int = READ_BYTES) -> memoryview:
         """Return up to *length* bytes at *at*, fewer at the end of the file."""
         begin = at - self._window_at
         if begin < 0 or begin + length > len(self._window):
-            self._window, self._window_at, begin = os.pread(self.fd, max(length, read_bytes), at), at, 0
+            wanted = max(length, read_bytes)
+            self._window, self._window_at, begin = os.pread(self.fd, wanted, at), at, 0
+            self._window_ends = len(self._window) < wanted
         return memoryview(self._window)[begin : begin + length]
 
     def header(self, read_bytes: int = READ_BYTES) -> Header | None:
@@ -218,6 +225,8 @@ class StreamReader:
             for _ in range(STEPS_MAX):
                 if self.offset >= until or not (self._step(items, limit_bytes) or self._stuck(items)):
                     return items
+                if items and self._segment.is_spent:
+                    return items  # what may come behind it costs a look at the folder: for the call that finds no more
             items = items or [Opened(self.identity, b"", self.path)]  # there is more: come again
         except (frame.UnknownVersion, SpoolError, OSError) as error:
             if not items:

@@ -140,7 +140,9 @@ def _identity(raw: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, msgpack.exceptions.UnpackException):
         found = None
     if not isinstance(found, dict):
-        raise SpoolError("damaged ring identity", path, IDENTITY_AT, "everything already in segments", "trainspool verify")
+        raise SpoolError(
+            "damaged ring identity", path, IDENTITY_AT, "everything already in segments", "trainspool verify"
+        )
     return found
 
 

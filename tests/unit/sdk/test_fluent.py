@@ -582,3 +582,17 @@ def test_oracle_agrees_with_the_readers_count(seen: Seen) -> None:
         mlflow.log_metrics({"a": 1, "b": 2}, step=step)
     held = seen()
     assert held.counts == (11, 20) and isinstance(spooled.Held, type)
+
+
+def test_a_run_handed_over_by_the_environment_keeps_its_name_and_experiment(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINSPOOL_RUN_ID", "ab" * 16)
+    monkeypatch.setenv("TRAINSPOOL_EXPERIMENT", "the wrapper")
+    mlflow.set_experiment("the script")
+    with mlflow.start_run() as run:
+        assert run.experiment.name == "the wrapper"
+    with mlflow.start_run() as second:
+        assert second.experiment.name == "the script"
+    names = [start[3]["name"] for start in seen().of(events.START)]
+    assert names == [None, second.info.run_name]
