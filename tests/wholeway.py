@@ -25,7 +25,6 @@ from trainspool import stream as stream_module
 from trainspool import syncer as syncer_module
 from trainspool.entities import Experiment
 from trainspool.run import Run
-from trainspool.spool import layout
 from trainspool.stream import stream
 from trainspool_agent import checkpoint, cursor, liveness
 from trainspool_agent import daemon as daemon_module
@@ -205,8 +204,8 @@ class World:
         for _ in range(PATIENCE):
             self.run_agent(2.0)
             assert self.agent is not None
-            left = [one for one in self.agent.streams.values() if layout.segments(one.folder)]
-            if not left and not list(self.rings.glob("*.ring")):  # a folder without a segment says nothing of anyone
+            left = [one for one in self.agent.streams.values() if one.find_identity() is not None]
+            if not left and not list(self.rings.glob("*.ring")):  # what is without identity says nothing of anyone
                 return
         facts = [vars(one.facts) for one in self.agent.streams.values()]
         raise AssertionError(f"not carried after {PATIENCE} tries: {facts} {self.agent.health.notes}")

@@ -56,7 +56,8 @@ def _on_gap(changes: RunChanges, fields: list[Any], offset: int) -> None:
 
 def _on_staged_tag(changes: RunChanges, fields: list[Any], offset: int) -> None:
     time, key, staged = fields[:3]
-    changes.staged_tags.append(StagedTag(text_of(key), text_of(staged), time_of(time), offset))
+    size = int(fields[3]) if len(fields) > 3 else -1  # earlier writers did not say
+    changes.staged_tags.append(StagedTag(text_of(key), text_of(staged), time_of(time), offset, size))
 
 
 HANDLERS: dict[int, Callable[[RunChanges, list[Any], int], None]] = {

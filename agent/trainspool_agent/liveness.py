@@ -150,11 +150,16 @@ class Liveness:
         identity = self._identity()
         if identity is None:
             return Life.UNKNOWN
-        if process_of(identity) is not Process.GONE:
+        # Of another boot it is gone, and a power cut took the lock file: a writer makes that before any segment.
+        if process_of(identity) is not Process.GONE and not self._is_of_another_boot(identity):
             return Life.ALIVE
         with contextlib.suppress(OSError):
             files.fs.make_folder(str(self.folder / layout.STAGING))
         return self._take_over()
+
+    def _is_of_another_boot(self, identity: dict[str, Any]) -> bool:
+        boot = identity.get("boot")
+        return bool(boot and boot_id()) and boot != boot_id() and bool(layout.segments(self.folder))
 
     def _take_over(self) -> Life:
         """Put a lock of ours in place of one that means nothing any more."""

@@ -318,7 +318,7 @@ class Run:
             warn("tag %s of run %s was not kept: %s", key, self.run_id, error)
             return
         stream.pump.staged.append(staged.path)
-        self._log(events.STAGED_TAG, _time_ns(), key, staged.name)
+        self._log(events.STAGED_TAG, _time_ns(), key, staged.name, staged.size)
 
     # -- life ---------------------------------------------------------------------------------------------------
 

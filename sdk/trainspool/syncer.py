@@ -74,6 +74,9 @@ class Syncer:
             if request.sync:
                 for path in request.staged:
                     _sync_staged(path)
+                for folder in {os.path.dirname(path) for path in request.staged}:  # a file without a name is lost, too
+                    with contextlib.suppress(FileNotFoundError):
+                        files.fs.sync_folder(folder)
                 writer.sync()
                 for path in request.folders:
                     files.fs.sync_folder(path)

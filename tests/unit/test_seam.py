@@ -34,6 +34,8 @@ NO_SPOOL_NO_STORE = {
     # Locks are taken on descriptors that could write; nothing is written.
     "agent/trainspool_agent/liveness.py": {"os.open"},
     "agent/trainspool_agent/repair.py": {"os.open"},
+    # Read only, by flags that have a name.
+    "sdk/trainspool/spool/quota.py": {"os.open"},
     # Folders, to make things in through the seam.
     "agent/trainspool_agent/store/artifacts.py": {"os.open"},
     # A folder of their own, removed again, and questions to the shell's path.

@@ -33,9 +33,11 @@ def place(artifact: Artifact, run_folder: str, staging: str, work: str) -> None:
     source = _open_staged(artifact.staged, staging)
     temporary = temporary_in(work)
     try:
+        _check_size(artifact.staged, os.fstat(source).st_size, artifact.size)
         _link_or_copy(source, temporary, (artifact.mode & 0o777) | 0o600 if artifact.mode else 0)
         target = _open_folder(run_folder, (ARTIFACTS, *folders))
         try:
+            files.fs.sync_path(temporary)  # it may replace one that was on the device
             files.fs.rename_into(temporary, target, name)
         finally:
             os.close(target)
@@ -47,7 +49,7 @@ def place(artifact: Artifact, run_folder: str, staging: str, work: str) -> None:
             files.fs.unlink(temporary)
 
 
-def read_staged_text(name: str, staging: str) -> str:
+def read_staged_text(name: str, staging: str, size: int = -1) -> str:
     """Return a staged tag's value.
 
     Raises:
@@ -58,7 +60,15 @@ def read_staged_text(name: str, staging: str) -> str:
         data = file.read(STAGED_TAG_BYTES_MAX + 1)
     if len(data) > STAGED_TAG_BYTES_MAX:
         raise Refused(f"staged tag {name} is larger than {STAGED_TAG_BYTES_MAX} bytes")
+    if size >= 0:
+        _check_size(name, len(data), size)
     return data.decode("utf-8", "replace")
+
+
+def _check_size(name: str, found: int, expected: int) -> None:
+    """A power cut may leave an event and forget what it speaks of."""
+    if found < expected:
+        raise Refused(f"staged file {name} has {found} of its {expected} bytes")
 
 
 def _open_staged(name: str, staging: str) -> int:

@@ -110,12 +110,13 @@ class Artifact(NamedTuple):
 
 
 class StagedTag(NamedTuple):
-    """A tag whose value is the UTF-8 text of a staged file."""
+    """A tag whose value is the UTF-8 text of a staged file; *size* of it in bytes, -1 if nobody said."""
 
     key: str
     staged: str
     time: int
     offset: int
+    size: int = -1
 
 
 class Gap(NamedTuple):

@@ -114,7 +114,7 @@ class Experiments:
             if value is None:
                 remove(path)
             else:
-                publish(path, file_text(value), experiment.work)
+                publish(path, file_text(value), experiment.work, sync=True)
             winners[key] = order
         publish(state_path, checkpoint.encode({"version": checkpoint.VERSION, "tags": winners}), experiment.work)
 
@@ -122,7 +122,7 @@ class Experiments:
         """Build the folder, ``meta.yaml`` last: until then no reader takes it for an experiment."""
         experiment = Experiment(experiment_id, f"{self.root}/{experiment_id}", deleted=False)
         files.fs.make_shared_folder(experiment.work)
-        publish(f"{experiment.folder}/{TAGS}/{_KIND_TAG}", _KIND.encode(), experiment.work)
+        publish(f"{experiment.folder}/{TAGS}/{_KIND_TAG}", _KIND.encode(), experiment.work, sync=True)
         values = meta.experiment_meta(experiment_id, name, experiment.folder, time.time_ns() // 1_000_000)
         publish(f"{experiment.folder}/{META}", meta.render(values), experiment.work, sync=True)
         self._seen = None

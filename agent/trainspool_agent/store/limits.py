@@ -44,5 +44,6 @@ RECOVERY_POINTS_MAX = 100_000  # of one file at once; the rest waits in the file
 CHECKPOINT_BYTES_MAX = 64 << 20
 COPY_BYTES = 1 << 20
 FSYNC_FILES_MAX = 16  # more than these at once are one syncfs
+SECTOR_BYTES = 512  # a device writes as much whole or not at all
 CHECKPOINT_INTERVAL_S = 1.0
 DURABLE_INTERVAL_S = 60.0

@@ -17,7 +17,7 @@ from trainspool_agent.store.attempts import outcome
 from trainspool_agent.store.changes import RunChanges
 from trainspool_agent.store.experiments import Experiment
 from trainspool_agent.store.files import publish, temporary_in
-from trainspool_agent.store.layout import META, RUN_FOLDERS
+from trainspool_agent.store.layout import APPLIED, META, RUN_FOLDERS
 from trainspool_agent.store.limits import END_REASON_CHARACTERS_MAX, USER_CHARACTERS_MAX
 from trainspool_agent.store.state import Published, RunState
 from trainspool_agent.store.texts import RUN_NAME_TAG, short_name, write_tag
@@ -48,6 +48,8 @@ def make_folder(run_id: str, experiment: Experiment, values: dict[str, Any]) -> 
     for name in RUN_FOLDERS:
         files.fs.make_shared_folder(f"{building}/{name}")
     publish(f"{building}/{META}", meta.render(values), experiment.work, sync=True)
+    publish(f"{building}/{APPLIED}", b"", experiment.work)  # ours, to whoever comes after a power cut
+    files.fs.sync_path(building)  # a power cut may keep the rename below and forget what is in the folder
     try:
         files.fs.rename(building, f"{experiment.folder}/{run_id}")
     except OSError:

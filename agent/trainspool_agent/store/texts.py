@@ -12,7 +12,13 @@ from trainspool_agent.store.changes import RunChanges, Text
 from trainspool_agent.store.errors import Refused
 from trainspool_agent.store.files import publish, remove
 from trainspool_agent.store.layout import PARAMS, TAGS, file_of_key, file_text
-from trainspool_agent.store.limits import PARAM_VALUE_CHARACTERS_MAX, PARAMS_MAX, RUN_NAME_CHARACTERS_MAX, TAGS_MAX
+from trainspool_agent.store.limits import (
+    PARAM_VALUE_CHARACTERS_MAX,
+    PARAMS_MAX,
+    RUN_NAME_CHARACTERS_MAX,
+    SECTOR_BYTES,
+    TAGS_MAX,
+)
 from trainspool_agent.store.state import RunState
 from trainspool_agent.store.versions import Order, Versions, Winner, digest_of, in_order, with_value
 
@@ -106,9 +112,18 @@ def write_tag(state: RunState, key: str, value: str | None) -> None:
 
 def _write(state: RunState, kind: str, key: str, value: str) -> None:
     path = path_of(state, kind, key)
-    publish(path, file_text(value), state.work)
+    data = file_text(value)
+    # What a power cut may take of a small new file is all of it, and then it is recognised; of others it may be a part.
+    publish(path, data, state.work, sync=len(data) > SECTOR_BYTES or os.path.exists(path))
+    note_unsynced(state, path)
+
+
+def note_unsynced(state: RunState, path: str) -> None:
+    """A file of the run was made: it and its name are not on the device."""
     if state.unsynced is not None:
-        state.unsynced.update((path, os.path.dirname(path)))
+        while len(path) > len(state.folder):
+            state.unsynced.add(path)
+            path = os.path.dirname(path)
 
 
 def path_of(state: RunState, kind: str, key: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from trainspool_agent import checkpoint
 from trainspool_agent.compact import RunRef
-from trainspool_agent.store import artifacts, mending, runs, texts
+from trainspool_agent.store import aftercut, artifacts, mending, runs, texts
 from trainspool_agent.store.accounttag import write_account
 from trainspool_agent.store.changes import ExperimentChange, Point, RunChanges, Text
 from trainspool_agent.store.errors import Refused, StoreRefused
@@ -68,6 +68,7 @@ class FileStore:
         self._boot_id = boot_id
         self._experiments = Experiments(str(self.root))
         self._experiments.prepare()
+        aftercut.mend(str(self.root), boot_id)
         self._memory = RunMemory(self._experiments, boot_id)
         self._cleaned: set[str] = set()
         self._making: asyncio.Task[None] | None = None
@@ -250,6 +251,8 @@ class FileStore:
             if found is not None:
                 await asyncio.to_thread(runs.complete_folder, state, values)
             state.provisional = found is None and not changes.starts
+            if found is None and state.unsynced is not None:
+                state.unsynced.update((experiment.folder, os.path.dirname(experiment.folder)))
         return True
 
     async def _place_artifacts(
@@ -275,7 +278,9 @@ class FileStore:
         staged = []
         for tag in changes.staged_tags:
             try:
-                staged.append(Text(tag.key, artifacts.read_staged_text(tag.staged, staging), tag.time, tag.offset))
+                staged.append(
+                    Text(tag.key, artifacts.read_staged_text(tag.staged, staging, tag.size), tag.time, tag.offset)
+                )
             except Refused as error:
                 applied.refused_events += 1
                 state.note_problem(str(error))
@@ -302,6 +307,7 @@ class FileStore:
                     state.note_problem(f"more than {METRIC_KEYS_MAX} metric keys: the rest is left out")
                     continue
                 file = files[key] = MetricFile(texts.path_of(state, METRICS, key), self._memory.decoded)
+                texts.note_unsynced(state, file.path)
             if unsynced is not None:
                 unsynced.add(file.path)
             if len(series) == 1 and file.fd >= 0:

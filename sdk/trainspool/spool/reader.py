@@ -193,6 +193,7 @@ class StreamReader:
         """Whether to keep `last_events`: the events of the last sound data frame met, known before or not."""
         self.last_events = b""
         self._bad: tuple[Path, int, str] | None = None
+        self._sealed_at = -1
         self._writer_alive = writer_alive
         self._segment: _Segment | None = None
         self._listing: tuple[int, int, list[SegmentName]] = (0, -1, [])
@@ -268,7 +269,7 @@ class StreamReader:
         elif header.kind == frame.DICTIONARY:
             items.append(Opened(self.identity, bytes(body), segment.path))
         elif header.kind == frame.SEAL:
-            segment.sealed = True
+            segment.sealed, self._sealed_at = True, header.offset
             self.in_order = self.in_order or bytes(body) == ENDED_IN_ORDER
         if counted and self.counts is None and header.kind != frame.DATA and header.offset == self.offset:
             self.counts = header.events_before, header.points_before
@@ -344,9 +345,14 @@ class StreamReader:
         if later < len(names) and names[later].offset <= self.offset:
             return self._open(names[later])
         if later == len(names):
-            if self._first == segment.name and not self._writer_alive() and self._bridge(names)[0]:
-                return True  # we began here, and the segment before reaches further: a rewrite was cut short
-            self.ended = segment.sealed
+            if segment.sealed:
+                self.ended = True
+            elif not self._writer_alive():
+                # The segment before reaches further: a rewrite was cut short. Or a power cut took what stood before
+                # this one, and whoever drained the stream then went on there.
+                if self._bridge(names)[0]:
+                    return True
+                self.ended = self._sealed_at == self.offset
             return False
         # Its first frame will be beyond our offset, and so the loss is named.
         return self._bridge(names)[0] or self._open(names[later])
