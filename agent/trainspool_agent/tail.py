@@ -282,14 +282,14 @@ async def tail(stream: Stream, pace: Pace) -> AsyncIterator[list[Item]]:
     """
     while not stream.closing:
         stream.wake.clear()
-        begun, offset = time.monotonic(), stream.reader.offset
+        begun, offset = time.thread_time(), stream.reader.offset
         items = stream.reader.read(TURN_BYTES)
         if items:
             yield items
             if stream.dead or stream.reader.offset - offset >= TURN_BYTES:
                 await asyncio.sleep(0)  # behind: go on after the other streams' turn
             else:
-                pace.spent(time.monotonic() - begun)
+                pace.spent(time.thread_time() - begun)
                 await asyncio.sleep(pace.interval_s)
         elif stream.dead and not stream.drained:
             await stream.drain()

@@ -134,29 +134,37 @@ class MetricFile:
             self._extend(begin, self.length, low, high)
         self.top = max(self.top, high)
 
-    def append_one(self, point: Point) -> bool:
-        """Append a point behind all others: what a live run does, hence the short way. False: nothing was done.
+    def append_rising(self, points: Sequence[Point]) -> bool:
+        """Append a few points that rise from behind all others: what a live run does, hence the short way.
+
+        False: nothing was done, as it is not so.
 
         Raises:
             OSError: nothing was written.
         """
-        ms, step, value = point
-        place, begin, fd = (ms, step), self.length, self.fd
-        if place <= self.top or os.lseek(fd, 0, os.SEEK_END) != begin or self._indexed != begin:
+        begin, fd, place = self.length, self.fd, points[0][:2]
+        if place <= self.top or fd < 0 or self._indexed != begin or os.lseek(fd, 0, os.SEEK_END) != begin:
             return False
-        data = b"%d %a %d\n" % (ms, value, step)
+        if len(points) == 1:
+            ms, step, value = points[0]
+            data, top = b"%d %a %d\n" % (ms, value, step), place
+        else:
+            lines = points if isinstance(points, Lines) else Lines.of(points)
+            if lines is None:
+                return False
+            data, top = lines.text.encode("ascii"), points[-1][:2]
         _write_whole(fd, data, begin)
         end = os.lseek(fd, 0, os.SEEK_CUR)
         if end - begin != len(data):  # another writer came between
             self.learn_growth()
             return True
-        last = self._blocks[-1] if self._blocks else None
-        if last is not None and end - last.begin <= BLOCK_BYTES:
-            last.end, last.high = end, max(place, last.high)
-        else:
-            self._blocks.append(Block(begin, end, place, place))
-        self._indexed = self.length = end
-        self.top = place
+        self.length, self.top = end, top
+        blocks = self._blocks
+        if blocks and end - (last := blocks[-1]).begin <= BLOCK_BYTES:  # its low is lower
+            last.end, last.high, self._indexed = end, max(top, last.high), end
+        elif len(data) <= BLOCK_BYTES:
+            blocks.append(Block(begin, end, place, top))
+            self._indexed = end
         return True
 
     def unclaim(self, claimed: Iterable[tuple[Identity, Span]], begin: int) -> None:

@@ -38,6 +38,7 @@ EXPERIMENT_TAGS_MAX = 10_000
 # one store
 OPEN_FILES_MAX = 4096  # and no more than half of what the process may open (RLIMIT_NOFILE)
 RUNS_IN_MEMORY_MAX = 512
+FEW_POINTS = 64  # of one key in one batch: what comes while a run is live, and is appended the short way
 BLOCK_BYTES = 64 << 10  # of a metric file, one entry of its index
 DECODED_BLOCKS_MAX = 64
 RECOVERY_POINTS_MAX = 100_000  # of one file at once; the rest waits in the file

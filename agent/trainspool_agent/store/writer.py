@@ -26,6 +26,7 @@ from trainspool_agent.store.layout import METRICS
 from trainspool_agent.store.limits import (
     ARTIFACTS_REMEMBERED,
     DURABLE_INTERVAL_S,
+    FEW_POINTS,
     METRIC_KEYS_MAX,
     STREAMS_MAX,
 )
@@ -310,11 +311,11 @@ class FileStore:
                 texts.note_unsynced(state, file.path)
             if unsynced is not None:
                 unsynced.add(file.path)
-            if len(series) == 1 and file.fd >= 0:
+            if len(series) <= FEW_POINTS and file.fd >= 0:
                 written.append((file, (), file.length))
                 self._memory.used(file)
-                if file.append_one(series[0]):
-                    applied.stored += 1
+                if file.append_rising(series):
+                    applied.stored += len(series)
                     continue
                 written.pop()
             self._memory.open(file)
