@@ -198,6 +198,8 @@ class StreamReader:
         self._segment: _Segment | None = None
         self._listing: tuple[int, int, list[SegmentName]] = (0, -1, [])
         self._first: SegmentName | None = None
+        self._known: frozenset[SegmentName] = frozenset()
+        self._opened_at = 0
         self._started = False
         self._relearn = False
         self._reaches: dict[SegmentName, Reach] = {}
@@ -345,17 +347,21 @@ class StreamReader:
         if later < len(names) and names[later].offset <= self.offset:
             return self._open(names[later])
         if later == len(names):
-            if segment.sealed:
-                self.ended = True
-            elif not self._writer_alive():
-                # The segment before reaches further: a rewrite was cut short. Or a power cut took what stood before
-                # this one, and whoever drained the stream then went on there.
-                if self._bridge(names)[0]:
-                    return True
-                self.ended = self._sealed_at == self.offset
+            # A rewrite that began before us may reach further: it was cut short and we began here, or it is new. Or a
+            # power cut took what stood before this one, and whoever drained the stream then went on there.
+            began = self._first == segment.name or not segment.sealed
+            rewritten = self._is_rewritten(segment.name, names) if self._writer_alive() else began
+            if rewritten and self._bridge(names)[0]:
+                return True
+            self.ended = segment.sealed or (self._sealed_at == self.offset and not self._writer_alive())
             return False
         # Its first frame will be beyond our offset, and so the loss is named.
         return self._bridge(names)[0] or self._open(names[later])
+
+    def _is_rewritten(self, name: SegmentName, names: list[SegmentName]) -> bool:
+        """Whether a living writer may go on in a segment that sorts before *name*: a sync failed after a roll."""
+        overlapping = name.offset < self._opened_at
+        return overlapping or any(other not in self._known for other in names[: bisect_left(names, name)])
 
     def _bad_body(self, header: Header, names: list[SegmentName], items: list[Item]) -> bool:
         segment = self._segment
@@ -436,7 +442,7 @@ class StreamReader:
     def _open(self, name: SegmentName) -> bool:
         segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
         self.close()
-        self._segment = segment
+        self._segment, self._known, self._opened_at = segment, frozenset(self._list()), self.offset
         return True
 
     def _bridge(self, names: list[SegmentName]) -> tuple[bool, bool]:

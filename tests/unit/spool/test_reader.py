@@ -315,3 +315,30 @@ def test_damage_says_what_where_what_was_kept_and_what_to_do() -> None:
         "checksum mismatch (stream offsets 100-200, 5 events with 4 points lost) in /s/a.seg at byte 81920. "
         "Kept: everything before and behind it. Next: trainspool verify /s."
     )
+
+
+def new_steps(source: StreamReader) -> list[int]:
+    items: list[reader.Item] = []
+    while more := source.read(1 << 20):
+        items += more
+    return steps(items)
+
+
+def test_a_living_writers_rewrite_that_sorts_before_our_segment_is_found(writing: Writing) -> None:
+    writing.append()
+    middle, count = writing.offset, writing.count
+    writing.append()
+    writing.begin()  # rolled; then the sync of the first segment fails
+    writing.append()
+    source = writing.reader(alive=True)
+    assert new_steps(source) == list(range(9))
+    writing.begin(middle, count)
+    while writing.count < 9:
+        writing.append()
+    assert new_steps(source) == []
+    late = writing.reader(alive=True)
+    assert new_steps(late) == list(range(9))
+    for expected in ([9, 10, 11], [12, 13, 14]):
+        writing.append()
+        assert new_steps(source) == expected
+        assert new_steps(late) == expected
