@@ -114,7 +114,7 @@ def feed(store: FileStore, stream: Stream, staging: Path = Path("/nonexistent"),
     return asyncio.run(feed_async(store, stream, staging, **how))
 
 
-_OURS = (".trainspool", "trainspool.applied", "trainspool.durable")
+_OURS = (".trainspool", "trainspool.applied", "trainspool.durable", "trainspool.lease", "trainspool.lease.wanted")
 
 
 def contents(root: Path, without: tuple[str, ...] = _OURS) -> dict[str, bytes]:

@@ -54,6 +54,12 @@ def load(folder: str, boot_id: str) -> dict[str, Any] | None:
     )
 
 
+def last_serial(folder: str) -> int:
+    """Return the largest serial in a run's *folder*, whether or not its checkpoint counts in this boot."""
+    both = (_read(f"{folder}/{APPLIED}"), _read(f"{folder}/{DURABLE}"))
+    return max((int(state["serial"]) for state in both if state is not None), default=0)
+
+
 def load_durable(folder: str) -> dict[str, Any] | None:
     """Return the durable checkpoint in a run's *folder*, None if there is none: it counts in every boot."""
     return _read(f"{folder}/{DURABLE}")

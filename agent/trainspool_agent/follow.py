@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from pathlib import Path
 
 from trainspool.errors import TrainspoolError
 from trainspool_agent.compact import Batch, EventFrame, RunRef, compact
 from trainspool_agent.pace import Pace
-from trainspool_agent.store.errors import StoreRefused
+from trainspool_agent.store.errors import RunHeld, RunMoved, StoreRefused
 from trainspool_agent.store.writer import FileStore
 from trainspool_agent.tail import Stream, tail
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 15.0
+HELD_SILENTLY_S = 10.0  # agents that share a run hand it over every second or two
 STORES_MAX = 64
 
 log = logging.getLogger("trainspool.agent")
@@ -36,14 +38,17 @@ async def follow(stream: Stream, stores: Stores, pace: Pace) -> None:
 
 async def _apply(frames: list[EventFrame], stream: Stream, stores: Stores) -> Batch | None:
     """Apply *frames*, again and again until every run has them; None if the stream is told to close meanwhile."""
-    pause_s = RETRY_FIRST_S
+    pause_s, begun = RETRY_FIRST_S, time.monotonic()
     while True:
         batch = compact(frames, stream.dictionary, stream.name, lambda run: stores.position(run, stream.name))
         error = await stores.apply(batch, stream)
         if error is None:
             stream.facts.release()
             return batch
-        stream.facts.hold(error)
+        if isinstance(error, RunHeld):
+            pause_s = 0.0 if isinstance(error, RunMoved) else RETRY_FIRST_S  # it is asked for, so it comes soon
+        if not isinstance(error, RunHeld) or time.monotonic() - begun > HELD_SILENTLY_S:
+            stream.facts.hold(error)
         await _pause(stream, pause_s)
         if stream.closing:
             return None
@@ -137,7 +142,8 @@ class Stores:
 
     async def apply(self, batch: Batch, stream: Stream) -> Exception | None:
         """Apply *batch*, each run for itself; return the first failure: then it is to be tried again."""
-        self._note_damages(stream)
+        if stream.damages and (held := self._note_damages(stream)):
+            return held
         failed: Exception | None = None
         for change in batch.experiments:
             try:
@@ -167,8 +173,18 @@ class Stores:
             with contextlib.suppress(OSError, TrainspoolError):
                 self.at(run.store).note_lag(run, lag_ms or 0)
 
-    def _note_damages(self, stream: Stream) -> None:
-        """A damaged frame does not say whose it was: every run the stream has open may miss that much."""
+    def _note_damages(self, stream: Stream) -> RunHeld | None:
+        """A damaged frame does not say whose it was: every run the stream has open may miss that much.
+
+        Either all of them are told, or another agent carries one and none is.
+        """
+        for run in set(stream.dictionary.runs.values()):
+            try:
+                self.at(run.store).hold(run)
+            except RunHeld as error:
+                return error
+            except (OSError, TrainspoolError):
+                continue
         for damage in stream.damages:
             for run in set(stream.dictionary.runs.values()) if damage.end > damage.begin else set():
                 with contextlib.suppress(OSError, TrainspoolError):
@@ -176,10 +192,13 @@ class Stores:
                     if store.position(run, stream.name) <= damage.begin or not damage.exact:
                         store.note_damage(run, damage.points, damage.events)
         stream.damages.clear()
+        return None
 
     def _complain(self, what: str, stream: Stream, error: Exception) -> Exception:
         text = str(error)
-        if (stream.name, text) not in self._complained:
+        if isinstance(error, RunHeld):
+            log.debug("waits run=%.100r stream=%s error=%r", what, stream.name, text)
+        elif (stream.name, text) not in self._complained:
             self._complained.add((stream.name, text))
             offset = stream.cursor.offset
             log.error("not stored run=%s stream=%s offset=%d error=%r", what, stream.name, offset, text)

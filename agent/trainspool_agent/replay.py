@@ -29,6 +29,7 @@ from trainspool_agent.replaywork import Compactor, Inline, Selection, Workers
 from trainspool_agent.store import mending
 from trainspool_agent.store import reader as stores
 from trainspool_agent.store.changes import ExperimentChange
+from trainspool_agent.store.errors import RunHeld
 from trainspool_agent.store.writer import FileStore
 
 WORKERS_FROM_BYTES = 8 << 20
@@ -196,7 +197,12 @@ class _Replay:
         """Runs whose files are not as recorded, or all with ``again``: their positions mean nothing any more."""
         for run_id in self._folders.keys() - self._known.keys():
             if (self._wanted is None or run_id in self._wanted) and run_id not in self._guard.runs:
-                self._store.reopen(run_id, streams, everything=self._again)
+                try:
+                    self._store.reopen(run_id, streams, everything=self._again)
+                except RunHeld as error:
+                    note = Note(f"run {run_id}", str(error), "wait for that agent, then replay again")
+                    self.report.notes.append(note)
+                    continue
                 for stream in streams:
                     self._cuts.setdefault(stream, set()).add(self._store.counted(run_id, stream))
 
@@ -269,7 +275,8 @@ class _Replay:
         stream.damages.append(damage)
         for run in set(stream.dictionary.runs.values()) if damage.end > damage.begin else ():
             if stream.selection.takes(run) and self._store.counted(run.run_id, stream.source.name) <= damage.begin:
-                self._store.note_damage(run, damage.points, damage.events)
+                with contextlib.suppress(RunHeld):  # its events will be refused for the same reason, and that is said
+                    self._store.note_damage(run, damage.points, damage.events)
 
     # -- what is said of a stream
 

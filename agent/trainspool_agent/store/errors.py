@@ -20,3 +20,21 @@ class StoreRefused(TrainspoolError):
 
 class Refused(TrainspoolError):
     """One event asks for something the store must not do; it is counted and noted on its run, the rest goes on."""
+
+
+class RunHeld(TrainspoolError):
+    """Another agent carries this run; it is asked to let go, so try again soon."""
+
+    def __init__(self, run_id: str, by: str) -> None:
+        super().__init__(run_id, by)
+        self.run_id, self.by = run_id, by
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} is carried by {self.by}. Kept: every event, in the spool. Next: wait, it comes soon"
+
+
+class RunMoved(RunHeld):
+    """Another agent carried this run until just now: look again at what the store has of it, then apply."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id, "another agent until now")

@@ -50,6 +50,14 @@ class RunMemory:
             self._put_one_out()
         return state
 
+    def forget(self, run_id: str) -> None:
+        """Drop what is known of a run: it is another agent's, or was until now, and its checkpoint knows better."""
+        state = self._states.pop(run_id, None)
+        self._dirty.pop(run_id, None)
+        self.undurable.pop(run_id, None)
+        if state is not None:
+            self._close_files(state)
+
     def peek(self, run_id: str) -> RunState | None:
         """Return a run's state if it is in memory."""
         return self._states.get(run_id)

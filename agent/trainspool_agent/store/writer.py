@@ -18,11 +18,12 @@ from trainspool_agent.compact import RunRef
 from trainspool_agent.store import aftercut, artifacts, mending, runs, texts
 from trainspool_agent.store.accounttag import write_account
 from trainspool_agent.store.changes import ExperimentChange, Point, RunChanges, Text
-from trainspool_agent.store.errors import Refused, StoreRefused
-from trainspool_agent.store.experiments import Experiments
+from trainspool_agent.store.errors import Refused, RunHeld, RunMoved, StoreRefused
+from trainspool_agent.store.experiments import Experiment, Experiments
 from trainspool_agent.store.files import sync_all
 from trainspool_agent.store.fold import MetricFile, Span
 from trainspool_agent.store.layout import METRICS
+from trainspool_agent.store.lease import Leases
 from trainspool_agent.store.limits import (
     ARTIFACTS_REMEMBERED,
     DURABLE_INTERVAL_S,
@@ -55,12 +56,13 @@ class FileStore:
     Args:
         root: the directory usually called ``mlruns``; made complete if it is not there.
         boot_id: the kernel's boot id: an applied checkpoint of another boot does not count.
+        leases: which runs are ours to write; by default those that no other process holds.
 
     Raises:
         StoreRefused: nothing can be kept there.
     """
 
-    def __init__(self, root: Path, *, boot_id: str) -> None:
+    def __init__(self, root: Path, *, boot_id: str, leases: Leases | None = None) -> None:
         if "://" in str(root) or str(root).startswith(("http:", "https:")):
             raise StoreRefused(
                 "a tracking server is no store yet", str(root), "give a folder with TRAINSPOOL_STORE or --store"
@@ -71,6 +73,7 @@ class FileStore:
         self._experiments.prepare()
         aftercut.mend(str(self.root), boot_id)
         self._memory = RunMemory(self._experiments, boot_id)
+        self._leases = leases or Leases()
         self._cleaned: set[str] = set()
         self._making: asyncio.Task[None] | None = None
 
@@ -85,9 +88,16 @@ class FileStore:
 
         After an OSError the position is as before; applying the same events again completes what was begun, and counts
         nothing twice.
+
+        Raises:
+            RunHeld: another agent carries the run.
+            RunMoved: one did until now, so that the position is another.
         """
-        state = self._memory.get(run.run_id)
+        before = self.position(run, stream)
+        state = self._hold(run.run_id)
         async with state.lock:
+            if state is not self._memory.get(run.run_id) or self.position(run, stream) != before:
+                raise RunMoved(run.run_id)
             if not await self._ensure_folder(state, run, changes):
                 state.streams[stream] = end
                 return Applied(skipped=True)
@@ -104,12 +114,59 @@ class FileStore:
                 for file, claimed, begin in written:
                     file.unclaim(claimed, begin)
                 raise
+            if state is not self._memory.peek(run.run_id):
+                raise RunMoved(run.run_id)  # we were stopped for so long that another agent took the run
             self._commit(state, changes, stream, end, applied)
         return applied
 
+    def hold(self, run: RunRef) -> None:
+        """Have the run to ourselves, or ask for it. Raises RunHeld: another agent carries it."""
+        self._hold(run.run_id)
+
+    def _hold(self, run_id: str, *, wish: bool = True) -> RunState:
+        """Return a run's state once it is ours to change; *wish*: who carries it now will know that we wait.
+
+        Raises:
+            RunHeld: another agent carries the run.
+        """
+        state = self._memory.get(run_id)
+        if self._leases.has(run_id):
+            if self._leases.is_asked(run_id):
+                raise RunHeld(run_id, "this agent until the one that asked for it has it")
+            return state
+        if state.experiment is None or state.gone or not os.path.isdir(state.folder):
+            return state
+        self._leases.take(run_id, state.folder, wish=wish)
+        self._memory.forget(run_id)  # what another agent did to it since we looked counts
+        state = self._memory.get(run_id)
+        # A checkpoint of another machine's boot may not count here: ours must be newer than that one, too.
+        state.serial = max(state.serial, checkpoint.last_serial(state.folder))
+        return state
+
+    def _hold_new(self, state: RunState, experiment: Experiment) -> None:
+        """Be the one that carries a run whose folder is there by now, unless another was faster."""
+        folder = f"{experiment.folder}/{state.run_id}"
+        if self._leases.has(state.run_id):
+            return
+        try:
+            self._leases.take(state.run_id, folder)
+            if checkpoint.load(folder, self._boot_id) is not None:
+                raise RunMoved(state.run_id)
+        except RunHeld:
+            self._memory.forget(state.run_id)
+            raise
+
+    def _hand_over(self) -> None:
+        """Let go of the runs that other agents wait for and that are durable."""
+        for run_id in self._leases.asked:
+            state = self._memory.get(run_id)
+            if run_id not in self._memory.undurable and not state.lock.locked():
+                self._memory.forget(run_id)
+                self._leases.release(run_id)
+
     def reopen(self, run_id: str, streams: Iterable[str], *, everything: bool) -> None:
         """Have the events of *streams* applied to a run once more, from their beginning: see ``mending.reopen``."""
-        state = self._memory.get(run_id)
+        state = self._hold(run_id)
         if state.experiment is not None:
             mending.reopen(state, streams, everything=everything)
 
@@ -128,6 +185,8 @@ class FileStore:
         A run that is not in memory stays where it is: a restart then reads a little more, and finds nothing to do.
         """
         state = self._memory.peek(run.run_id)
+        if not self._leases.has(run.run_id):
+            return
         if state is not None and state.experiment is not None and state.streams.get(stream, 0) < end:
             state.streams[stream] = end
             self._memory.touch(state)
@@ -138,6 +197,8 @@ class FileStore:
         Raises:
             OSError: one could not be written; the others were tried, and all are due again.
         """
+        for run_id in self._leases.refresh():
+            self._memory.forget(run_id)
         self._memory.checkpoint(force=force)
 
     async def make_durable(self, *, all: bool = False) -> None:  # noqa: A002
@@ -163,10 +224,15 @@ class FileStore:
         now, failed = time.monotonic(), None
         due: list[tuple[RunState, int, str, bytes, set[str] | None]] = []
         for run_id in list(self._memory.undurable):
-            state = self._memory.get(run_id)
+            asked = self._leases.is_asked(run_id)
+            try:
+                state = self._memory.get(run_id) if asked else self._hold(run_id, wish=False)
+            except RunHeld:
+                continue
             if state.experiment is None or state.gone:
                 self._memory.undurable.pop(run_id)
-            elif (every or state.ended or now - state.durable_at >= DURABLE_INTERVAL_S) and not state.lock.locked():
+            due_now = every or asked or state.ended or now - state.durable_at >= DURABLE_INTERVAL_S
+            if due_now and state.experiment is not None and not state.gone and not state.lock.locked():
                 async with state.lock:  # a batch that came in between would be half in it
                     try:
                         await self._publish(state)
@@ -179,6 +245,7 @@ class FileStore:
                     state.unsynced, state.durable_at = set(), now
         if due:
             await self._sync(due)
+        self._hand_over()
         if failed is not None:
             raise failed
 
@@ -201,8 +268,16 @@ class FileStore:
 
     def is_settled(self, run: RunRef, stream: str) -> bool:
         """Whether every session of the run has ended and a durable checkpoint covers all that was applied."""
-        state = self._memory.get(run.run_id)  # from a checkpoint, perhaps, that was never made durable
-        return run.run_id not in self._memory.undurable and state.ended and runs.wanted(state) == state.published
+        try:
+            state = self._hold(run.run_id, wish=False)  # from a checkpoint, perhaps, that was never made durable
+        except RunHeld:
+            return False  # whoever carries it may not be done with it
+        if state.lock.locked() or run.run_id in self._memory.undurable:
+            return False
+        if not state.ended or runs.wanted(state) != state.published:
+            return False
+        self._leases.release(run.run_id)
+        return True
 
     # ------------------------------------------------------------------ the account
 
@@ -222,9 +297,10 @@ class FileStore:
     def close(self) -> None:
         """Write the applied checkpoints and close every file. The store may not be used after that."""
         try:
-            self._memory.checkpoint(force=True)
+            self.checkpoint(force=True)
         finally:
             self._memory.close()
+        self._leases.release_all()
 
     # ------------------------------------------------------------------ one apply, in the order of its steps
 
@@ -246,8 +322,9 @@ class FileStore:
             values = runs.first_meta(run.run_id, experiment, changes)
             if found is None:
                 await asyncio.to_thread(runs.make_folder, run.run_id, experiment, values)
-                if changes.starts:
-                    state.published = Published(1, values["start_time"], None, None, values["run_name"])
+            self._hold_new(state, experiment)
+            if found is None and changes.starts:
+                state.published = Published(1, values["start_time"], None, None, values["run_name"])
             state.experiment = experiment
             if found is not None:
                 await asyncio.to_thread(runs.complete_folder, state, values)
@@ -366,7 +443,7 @@ class FileStore:
         self._memory.touch(state)
 
     def _count(self, run: RunRef, **counts: int) -> None:
-        state = self._memory.get(run.run_id)
+        state = self._hold(run.run_id)
         for name, count in counts.items():
             state.counts[name] += count
         if state.experiment is not None:

@@ -85,8 +85,9 @@ class Carrier:
 
     @property
     def errors(self) -> list[str]:
-        """What holds a stream: with a sound disk, nothing may."""
+        """What holds a stream: with a sound disk, nothing may but another agent."""
         held = [stream.facts.error for stream in self.agent.streams.values() if stream.facts.error]
+        held = [error for error in held if "is carried by" not in error]
         notes = [f"{note['where']}: {note['error']}" for note in self.agent.health.notes]
         return held + notes + [repr(fault) for fault in self.faults]
 

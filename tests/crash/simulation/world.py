@@ -99,6 +99,9 @@ class World:
             return Process.ELSEWHERE
         return Process.RUNS if self.running.get(identity.get("pid", 0)) is self.here else Process.GONE
 
+    def holder(self) -> dict[str, Any]:
+        return {"host": self.here.name, "boot": self.here.boot, "pid": self.pid}
+
     def identity(self, stream: str, spool: Path, version: str) -> dict[str, Any]:
         made = _real_identity(stream, spool, version)
         return {**made, "host": self.here.name, "boot": self.here.boot, "pid": self.pid, "started": 1, "pidns": 1}
@@ -166,6 +169,8 @@ def simulated() -> Iterator[None]:
         "trainspool.stream.identity": lambda *about: world().identity(*about),
         "trainspool.spool.layout.host_name": lambda: world().here.name,
         "trainspool_agent.liveness.process_of": lambda identity: world().process_of(identity),
+        "trainspool_agent.store.lease.process_of": lambda identity: world().process_of(identity),
+        "trainspool_agent.store.lease.this_process": lambda: world().holder(),
     }
     for module in ("stream", "autostart"):
         replaced[f"trainspool.{module}.warn" if module == "stream" else "trainspool.run.warn"] = lambda *_, **__: None

@@ -183,6 +183,11 @@ class Writer:
         self.stream.pump._opened_at = -math.inf
         self.turn()
 
+    @property
+    def pumped(self) -> int:
+        assert self.stream.pump is not None
+        return self.stream.pump._position.offset
+
     # -- its end
 
     def kill(self) -> None:

@@ -1,0 +1,155 @@
+"""A run has one carrying agent at a time: leases taken, wished for, handed over, lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from handmade import BOOT, Stream, contents, feed_async
+
+from trainspool_agent.compact import Dictionary
+from trainspool_agent.store import lease
+from trainspool_agent.store.errors import RunHeld
+from trainspool_agent.store.lease import HOLD_S, LEASE_S, REFRESH_S, YIELD_S, Leases
+from trainspool_agent.store.writer import FileStore
+
+RUN = "a" * 32
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(lease.time, "monotonic", made)
+    return made
+
+
+def agent(name: str, gone: Callable[[str], bool] = lambda name: False) -> Leases:
+    return Leases({"host": name, "pid": 1}, lambda other: gone(str(other.get("host"))))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    (tmp_path / "experiment" / RUN).mkdir(parents=True)
+    return str(tmp_path / "experiment" / RUN)
+
+
+def test_a_run_is_held_by_one(folder: str, clock: Clock) -> None:
+    one, other = agent("a"), agent("b")
+    one.take(RUN, folder)
+    with pytest.raises(RunHeld, match="host a"):
+        other.take(RUN, folder)
+    assert one.has(RUN)
+    assert not other.has(RUN)
+
+
+def test_the_lease_of_a_process_that_is_gone_is_taken_at_once(folder: str, clock: Clock) -> None:
+    agent("a").take(RUN, folder)
+    other = agent("b", gone=lambda name: name == "a")
+    other.take(RUN, folder)
+    assert other.has(RUN)
+
+
+def test_a_count_that_stands_still_is_taken_over_and_the_stopped_one_notices(folder: str, clock: Clock) -> None:
+    stopped, other = agent("a"), agent("b")
+    stopped.take(RUN, folder)
+    with pytest.raises(RunHeld):
+        other.take(RUN, folder)
+    clock.now += LEASE_S - 1
+    with pytest.raises(RunHeld):
+        other.take(RUN, folder)
+    clock.now += 2
+    other.take(RUN, folder)
+    assert not stopped.has(RUN)
+
+
+def test_a_count_that_rises_is_left_alone_for_ever(folder: str, clock: Clock) -> None:
+    one, other = agent("a"), agent("b")
+    one.take(RUN, folder)
+    for _ in range(20):
+        clock.now += REFRESH_S
+        one.refresh()
+        with pytest.raises(RunHeld):
+            other.take(RUN, folder, wish=False)
+    assert not one.asked
+
+
+def test_who_is_asked_lets_go_and_stands_back(folder: str, clock: Clock) -> None:
+    one, other = agent("a"), agent("b")
+    one.take(RUN, folder)
+    with pytest.raises(RunHeld):
+        other.take(RUN, folder)
+    one.refresh()
+    assert not one.asked, "it was only just taken"
+    clock.now += HOLD_S
+    one.refresh()
+    assert one.asked == [RUN]
+    one.release(RUN)
+    with pytest.raises(RunHeld, match="asked for it"):
+        one.take(RUN, folder)
+    other.take(RUN, folder)
+    assert other.has(RUN)
+
+
+def test_who_asked_and_never_came_is_not_waited_for(folder: str, clock: Clock) -> None:
+    one, other = agent("a"), agent("b")
+    one.take(RUN, folder)
+    with pytest.raises(RunHeld):
+        other.take(RUN, folder)
+    clock.now += HOLD_S
+    one.refresh()
+    one.release(RUN)
+    clock.now += YIELD_S
+    one.take(RUN, folder)
+    assert one.has(RUN)
+
+
+def test_two_stores_take_turns_and_nothing_is_lost_or_doubled(tmp_path: Path, clock: Clock) -> None:
+    streams = Stream(), Stream()
+    for number, stream in enumerate(streams):
+        run = stream.run(RUN)
+        stream.start(run)
+        stream.frame()
+        for step in range(6):
+            stream.point(run, f"k{number}", step / 4, step)
+            stream.tags(run, {"last": f"{number}.{step}"}, time=stream.now + number)
+            stream.frame()
+        stream.end(run)
+        stream.frame()
+
+    async def carry() -> None:
+        stores = [FileStore(tmp_path, boot_id=f"{BOOT}{number}", leases=agent(str(number))) for number in range(2)]
+        dictionaries = Dictionary(), Dictionary()
+        at = [0, 0]
+        while any(at[number] < len(streams[number].frames) for number in range(2)):
+            for number, store in enumerate(stores):
+                todo = streams[number].frames[at[number] :][:1]
+                try:
+                    await feed_async(store, streams[number], tmp_path, frames=todo, dictionary=dictionaries[number])
+                    at[number] += len(todo)
+                except RunHeld:
+                    pass
+                store.checkpoint()
+                await store.make_durable()
+            clock.now += 0.5
+        for store in stores:
+            await store.make_durable(all=True)
+            store.close()
+
+    asyncio.run(carry())
+    files = contents(tmp_path)
+    for number in range(2):
+        (lines,) = [data for name, data in files.items() if name.endswith(f"metrics/k{number}")]
+        assert [int(line.split()[2]) for line in lines.splitlines()] == list(range(6))
+    account = FileStore(tmp_path, boot_id=BOOT).account(RUN)
+    assert (account["accepted"], account["stored"], account["folded"]) == (12, 12, 0)
+    assert any(name.endswith("tags/last") and data == b"1.5" for name, data in files.items())
