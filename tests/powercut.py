@@ -305,9 +305,9 @@ class CrashState:
         self._names: list[Op] = []  # not known to be on the device
         self._entries: dict[Node, dict[str, Node]] = {}
         self._root = {node: node for node in recorder.roots.values()}
+        self._kept = kept = {recorder.roots[root] for root in intact}
         for op in recorder.record[:upto]:
             self._learn(op)
-        kept = {recorder.roots[root] for root in intact}
         self._choose_names(kept)
         roots = sorted(recorder.roots.items(), key=lambda item: item[1] not in kept)  # a shared file is intact, too
         self.roots = {path: self._tree(node, node in kept) for path, node in roots}
@@ -323,7 +323,8 @@ class CrashState:
             self._root[op.node] = self._root[op.folder]
         elif op.kind == "poison":
             for node in [op.node] if op.node else list(self._contents):
-                self._content(node).poison()
+                if self._root.get(node) not in self._kept:
+                    self._content(node).poison()
         elif op.kind in ("sync", "sync all"):
             self._sync(op.node)
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import plainreader
 import pytest
+from conformance import recipe
 from faults import under
 from powercut import CrashState, Recorder
 from storyline import Call, Logged, Story
@@ -24,7 +25,8 @@ from wholeway import World
 from trainspool.stream import stream
 from trainspool_agent.files import StoreFiles
 
-SAMPLE_S = 12.0
+SAMPLE_S = 10.0
+SYNCS = 70  # in the story
 LONG_STATES = 12_000
 
 
@@ -162,6 +164,47 @@ def test_after_a_power_cut_what_was_promised_is_in_the_store(home: Path, seed: i
         count, failed = run_cuts([Recording(world, in_order=False)], random.Random(seed), SAMPLE_S, LONG_STATES)
     print(f"{count} states")
     assert not failed, "\n".join(failed[:10])
+
+
+def run_failing_syncs(home: Path, rnd: random.Random, numbers: list[int], cuts: int) -> list[str]:
+    """One sync fails, and is believed by nobody: then the power goes, at any time from there on."""
+    failed = []
+    for number in numbers:
+        with World(home) as world:
+            recording = Recording(world, in_order=rnd.random() < 0.5, failing_sync=number)
+            failed += [f"sync {number}: {one}" for one in run_cuts([recording], rnd, 3600.0, cuts)[1]]
+    return failed
+
+
+def test_after_a_failed_sync_no_later_one_makes_a_promise_that_a_power_cut_breaks(home: Path, seed: int) -> None:
+    rnd = random.Random(seed)
+    failed = run_failing_syncs(home, rnd, rnd.sample(range(1, SYNCS), 12), 6)
+    assert not failed, "\n".join(failed[:10])
+
+
+@pytest.mark.long
+def test_after_any_failed_sync_no_later_one_makes_a_promise_that_a_power_cut_breaks(home: Path, seed: int) -> None:
+    failed = run_failing_syncs(home, random.Random(seed), list(range(1, SYNCS)), 30)
+    print(f"{SYNCS - 1} syncs failed, 30 power cuts after each, seed {seed}")
+    assert not failed, "\n".join([f"{len(failed)} states:", *failed[:40]])
+
+
+@pytest.mark.parametrize("states", (3, pytest.param(300, marks=pytest.mark.long)))
+def test_real_mlflow_reads_every_store_after_a_power_cut(
+    home: Path, seed: int, states: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    rnd, runs = random.Random(seed), 0
+    with World(home) as world:
+        recording = Recording(world, in_order=False)
+        cuts = recording.cuts(rnd)
+        for _ in range(states):
+            recording.try_one(next(cuts))
+            if world.agent is not None and world.agent.stores._open:
+                found = recipe.snapshot(world.store)
+                runs += len(found)
+                assert len(found) == len(list(world.store.glob("*/*/meta.yaml")))
+    print(f"{states} stores with {runs} runs read by MLflow")
 
 
 @pytest.mark.long

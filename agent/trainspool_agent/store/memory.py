@@ -80,6 +80,10 @@ class RunMemory:
         if len(opened) > self._open_files_max:
             opened.popitem(last=False)[0].close()
 
+    def close_files(self, state: RunState) -> None:
+        """Close what is open of a run; it opens again when it is needed."""
+        self._close_files(state)
+
     def used(self, file: MetricFile) -> None:
         """An open file was used: it stays open longer."""
         self._open_files.move_to_end(file)

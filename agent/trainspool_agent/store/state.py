@@ -61,6 +61,7 @@ class RunState:
     durable_serial: int = -1
     applied_at: float = float("-inf")  # monotonic seconds, of the last checkpoint of each kind
     durable_at: float = float("-inf")
+    suspect: bool = False  # a sync of its files failed: a later one proves nothing
     unsynced: set[str] | None = field(default_factory=set)  # None: unknown, everything
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 

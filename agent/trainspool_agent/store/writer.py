@@ -15,7 +15,7 @@ from typing import Any
 
 from trainspool_agent import checkpoint
 from trainspool_agent.compact import RunRef
-from trainspool_agent.store import aftercut, artifacts, mending, runs, texts
+from trainspool_agent.store import aftercut, artifacts, distrust, mending, runs, texts
 from trainspool_agent.store.accounttag import write_account
 from trainspool_agent.store.changes import ExperimentChange, Point, RunChanges, Text
 from trainspool_agent.store.errors import Refused, RunHeld, RunMoved, StoreRefused
@@ -235,6 +235,9 @@ class FileStore:
             if due_now and state.experiment is not None and not state.gone and not state.lock.locked():
                 async with state.lock:  # a batch that came in between would be half in it
                     try:
+                        if state.suspect:
+                            self._memory.close_files(state)
+                            await asyncio.to_thread(distrust.write_again, state)
                         await self._publish(state)
                         write_account(state)
                     except OSError as error:
@@ -254,7 +257,7 @@ class FileStore:
             await asyncio.to_thread(_sync_and_write, str(self.root), [one[2:] for one in due])
         except BaseException:
             for state, *_ in due:
-                state.unsynced, state.durable_at = None, float("-inf")
+                state.unsynced, state.durable_at, state.suspect = None, float("-inf"), True
             raise
         for state, serial, *_ in due:
             state.durable_serial = serial
