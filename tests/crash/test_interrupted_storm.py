@@ -357,7 +357,7 @@ print(json.dumps(dict(sent=sent, tried=tried, interruptions=interruptions)))
 )
 
 
-@pytest.mark.parametrize("seconds", [0.5, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(8, marks=pytest.mark.long)])
 @pytest.mark.parametrize("by", ["timer", "thread"])
 @pytest.mark.parametrize("version", PYTHONS)
 def test_ctrl_c_at_random_points_leaves_logging_whole(
@@ -366,7 +366,7 @@ def test_ctrl_c_at_random_points_leaves_logging_whole(
     python = spooled.other_python(version)
     journal = place.journal()
     done = place.run(
-        CTRL_C, journal, by, seed, seconds, python=python, TRAINSPOOL_RING_BYTES=str(32 << 20), timeout=120
+        CTRL_C, journal, by, seed, seconds, python=python, TRAINSPOOL_RING_BYTES=str(64 << 20), timeout=120
     )
     facts, held = json.loads(done.out), place.stream()
     found = Counter((key, step) for _, key, step, _ in held.points)
