@@ -16,6 +16,7 @@ from pathlib import Path
 
 from trainspool.errors import TrainspoolError
 from trainspool.spool import layout
+from trainspool.spool.reader import MTIME_MARGIN_NS
 from trainspool.spool.ringfolder import agent_folder, ring_folder
 from trainspool_agent import cursor as cursors
 from trainspool_agent import discover
@@ -33,7 +34,8 @@ TICK_INTERVAL_S = 0.5
 HURRY_INTERVAL_S = 0.1  # while someone waits for us to be done
 RESCAN_INTERVAL_S = 5.0
 DURABLE_INTERVAL_S = 1.0
-SAVE_LOADED_S = 4.0
+PROBE_INTERVAL_S = 0.9  # at every other tick: a death shows within 2 s
+SAVE_SHARE, SAVE_INTERVAL_S_MAX = 0.005, 10.0  # of a core, for checkpoints; what a restart applies again, and folds
 STOP_PATIENCE_S = 3.0
 OPEN_FILES_WANTED = 65536
 LOG_BYTES_MAX = 10 << 20
@@ -75,6 +77,8 @@ class Agent:
         self._stop, self._rearm = asyncio.Event(), asyncio.Event()
         self._rescan_due = self._save_due = 0.0
         self._births: frozenset[str] = frozenset()
+        self._births_ns: tuple[int, ...] = ()
+        self._rings_ns: tuple[int, ...] = ()
         self._idle_since: float | None = None
         self.left_idle = False
         """It left by itself, for want of streams."""
@@ -133,18 +137,24 @@ class Agent:
         if now >= self._rescan_due or self._births_seen():
             self._rescan()
         for stream in self.streams.values():
-            if not stream.ended:
+            if not stream.ended and now >= stream.probe_due:
+                stream.probe_due = now + PROBE_INTERVAL_S
                 stream.probe()
         if now >= self._save_due:
-            # Where streams are many, less often: a restart then applies some seconds again, and folds them.
-            self._save_due = now + SAVE_LOADED_S * self.pace.interval_s
+            begun = time.thread_time()
             self._save()
+            self._save_due = now + min((time.thread_time() - begun) / SAVE_SHARE, SAVE_INTERVAL_S_MAX)
         with contextlib.suppress(OSError):
             self.health.write()
         _limit_log()
 
     def _births_seen(self) -> bool:
         """Whether a ring or pointer came or went: a stream may have been born in a spool we don't know."""
+        changed_ns = discover.births_changed_ns(self.folder, self.ring_folder)
+        if changed_ns == self._births_ns:
+            return False
+        if time.time_ns() - max(changed_ns) > MTIME_MARGIN_NS:
+            self._births_ns = changed_ns
         before, self._births = self._births, discover.births(self.folder, self.ring_folder)
         return self._births != before
 
@@ -181,9 +191,10 @@ class Agent:
         for ring in found:  # born, and perhaps killed, before its folder was made
             if ring.place.host == self.host:
                 self._adopt(ring.place)
+        before_ns, self._rings_ns = self._rings_ns, discover.births_changed_ns(self.folder, self.ring_folder)
         for stream in self.streams.values():
             if not stream.ended:
-                stream.look_at_ring()
+                stream.look_at_ring(may_be_new=self._rings_ns != before_ns)
                 if stream.may_have_grown():
                     stream.wake.set()  # watches get lost, and don't exist on some network file systems
 

@@ -47,6 +47,17 @@ class Ring(NamedTuple):
     identity: dict[str, Any]
 
 
+def births_changed_ns(folder: Path, ring_folder: Path | None) -> tuple[int, ...]:
+    """Return when the folders of rings and pointers changed last, 0 for one that is not there: see ``births``."""
+    changed = []
+    for place in (folder / POINTERS, ring_folder):
+        try:
+            changed.append(os.stat(place).st_mtime_ns if place is not None else 0)
+        except OSError:
+            changed.append(0)
+    return tuple(changed)
+
+
 def births(folder: Path | None, ring_folder: Path | None) -> frozenset[str]:
     """Return the names of rings and pointers: when they change, a stream came in a spool that may be unknown."""
     names: list[str] = []

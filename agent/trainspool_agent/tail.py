@@ -16,7 +16,15 @@ import msgpack
 from trainspool.errors import SpoolError
 from trainspool.spool import events, layout
 from trainspool.spool.reader import Damage, Frame, Item, Opened, StreamReader
-from trainspool.spool.ringfile import DROP_SLOT, DROP_SLOTS, DROPS_AT, RingView, read_ring
+from trainspool.spool.ringfile import (
+    CHUNK_TABLE_AT,
+    DROP_SLOT,
+    DROP_SLOTS,
+    DROPS_AT,
+    WORDS_AT,
+    RingView,
+    read_ring,
+)
 from trainspool_agent import cursor as cursors
 from trainspool_agent import discover
 from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef
@@ -28,7 +36,7 @@ from trainspool_agent.pace import Pace
 from trainspool_agent.store.changes import leaves_unknown_tail
 
 TURN_BYTES = 128 << 10  # what one turn carries: under 20 ms of compaction and store
-CURSOR_INTERVAL_S = 10.0  # a shortcut for restarts; who waits for the store is told by the ring
+CURSOR_INTERVAL_S = 30.0  # a shortcut for restarts; who waits for the store is told by the ring
 
 log = logging.getLogger("trainspool.agent")
 
@@ -51,6 +59,8 @@ class Stream:
         self._counted_to = self.cursor.offset  # damage before it is counted already
         self._ring_folder = ring_folder
         self._ring: RingView | None = None
+        self._ring_seen: tuple[bytes, ...] = ()
+        self.probe_due = 0.0
         self._saved_at, self._unsaved = 0.0, False
         self._seen: tuple[int, int, int] | None = None
         self.liveness = Liveness(self.folder, self.find_identity, lambda: self.reader.in_order)
@@ -204,27 +214,32 @@ class Stream:
 
     def settle(self, settled: Callable[[RunRef], bool]) -> bool:
         """Forget the runs that are durable for good; whether that finishes the stream, which then is written down."""
-        for run in [run for run in self.cursor.runs if settled(run)]:
-            del self.cursor.runs[run]
+        if done := [run for run in self.cursor.runs if settled(run)]:
+            for run in done:
+                del self.cursor.runs[run]
             self._unsaved = True
-        self.facts.open_runs = sorted({run.run_id for run in self.cursor.runs})
+            self.facts.open_runs = sorted({run.run_id for run in self.cursor.runs})
         if self.ended and not self.cursor.runs:
             self.cursor.finished = True
             self.save_cursor(sync=True)
         return self.cursor.finished
 
-    def look_at_ring(self) -> None:
+    def look_at_ring(self, *, may_be_new: bool) -> None:
         """Refresh what the ring says: how much is written, what was dropped; and find a ring made anew."""
         ring = None if self.dead else self._open_ring()
         if ring is None:
             return
         try:
-            if os.stat(ring.path).st_ino != os.fstat(ring.fd).st_ino:
+            if may_be_new and os.stat(ring.path).st_ino != os.fstat(ring.fd).st_ino:
                 self._close_ring()
                 return
-            self.facts.written = max(self.facts.stored, ring.end)
             # Slots are taken in order, the last one when all are: two looks tell that nothing was dropped.
             slots = [os.pread(ring.fd, DROP_SLOT.size, DROPS_AT + DROP_SLOT.size * at) for at in (0, DROP_SLOTS - 1)]
+            seen = os.pread(ring.fd, CHUNK_TABLE_AT + 16 * ring.chunks - WORDS_AT, WORDS_AT), *slots
+            if seen == self._ring_seen:
+                return
+            self._ring_seen = seen
+            self.facts.written = max(self.facts.stored, ring.end)
             if any(map(any, slots)):
                 self.facts.dropped = {run: list(counts) for run, counts in ring.drops.items()}
         except OSError:
