@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from faults import Killed
 
 from trainspool import pump as pump_module
 from trainspool import run as run_module
@@ -86,6 +87,8 @@ class World:
         self.agent: Agent | None = None
         self.boot = "boot 1"
         self.alive = True
+        self.in_agent = False
+        self.after_kill: Callable[[], None] = lambda: None
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> World:
@@ -184,7 +187,14 @@ class World:
     def run_agent(self, seconds: float) -> None:
         """Let the agent work for so long."""
         assert self.loop is not None
-        self.loop.run_until_complete(self._work(seconds))
+        self.in_agent = True
+        try:
+            self.loop.run_until_complete(self._work(seconds))
+        except Killed:
+            self.forget_agent()
+            self.after_kill()
+        finally:
+            self.in_agent = False
 
     async def _work(self, seconds: float) -> None:
         if self.agent is None:
@@ -203,10 +213,12 @@ class World:
         assert self.loop is not None
         for _ in range(PATIENCE):
             self.run_agent(2.0)
-            assert self.agent is not None
+            if self.agent is None:
+                continue  # killed meanwhile
             left = [one for one in self.agent.streams.values() if one.find_identity() is not None]
             if not left and not list(self.rings.glob("*.ring")):  # what is without identity says nothing of anyone
                 return
+        assert self.agent is not None
         facts = [vars(one.facts) for one in self.agent.streams.values()]
         raise AssertionError(f"not carried after {PATIENCE} tries: {facts} {self.agent.health.notes}")
 
@@ -216,14 +228,17 @@ class World:
         if agent is None or self.loop is None:
             return
         tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        self.loop.run_until_complete(_gathered(tasks))
+        while tasks := {task for task in tasks if not task.done()}:
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(Killed):  # whatever it wants to do on leaving, it is dead
+                self.loop.run_until_complete(_gathered(tasks))
         for one in agent.streams.values():
             one.close()
         for store in agent.stores._open.values():
             for file in store._memory._open_files:
-                os.close(file.fd)
+                with contextlib.suppress(OSError):  # it may have died in closing it
+                    os.close(file.fd)
         agent.lock.release()
 
     # -- what is there

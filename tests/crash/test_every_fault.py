@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import ERRORS, FaultyFiles, under
+from faults import ERRORS, KILLED, FaultyFiles, under
 from storyline import Logged, Story, paths_of
 from wholeway import World
 
-SAMPLE_S = 12.0
+SAMPLE_S = 10.0
+KILLS = 20
 Case = tuple[bool, int, "int | str", bool]  # in order, step, error, until healed
 
 
@@ -60,6 +61,24 @@ class Judge:
             world.carry_to_the_end()
             self.injected[str(error)] += disk.failed
             self.check(world, logged, in_order)
+
+    def try_kill(self, in_order: bool, number: int) -> bool:
+        """SIGKILL of the agent at its *number*-th operation, half-way through a write; another agent follows."""
+        disk = FaultyFiles()
+        with World(self.home) as world, under(disk):
+            begun = 0
+
+            def dies(_: int) -> bool:
+                nonlocal begun
+                begun += world.in_agent
+                return world.in_agent and begun >= number
+
+            disk.error, disk.fails, world.after_kill = KILLED, dies, disk.heal
+            logged = Story(world, in_order=in_order).tell()
+            world.carry_to_the_end()
+            self.injected[KILLED] += bool(disk.failed)
+            self.check(world, logged, in_order)
+        return bool(disk.failed)
 
     def check(self, world: World, logged: Logged, in_order: bool) -> None:
         contents, account, _ = self.calm[in_order]
@@ -120,3 +139,20 @@ def test_a_disk_that_fails_at_every_operation_in_every_way(home: Path) -> None:
     failed = run_cases(judge, cases)
     print(f"{len(cases)} cases, {sum(judge.injected.values())} operations failed: {dict(judge.injected)}")
     assert not failed, "\n".join([f"{len(failed)} cases:", *failed[:40]])
+
+
+def test_an_agent_killed_at_any_operation_leaves_no_trace(home: Path, seed: int) -> None:
+    judge, rnd = Judge(home), random.Random(seed)
+    for number in rnd.sample(range(1, judge.steps(False)), KILLS):
+        judge.try_kill(rnd.random() < 0.5, number)
+
+
+@pytest.mark.long
+def test_an_agent_killed_at_every_operation_leaves_no_trace(home: Path) -> None:
+    judge = Judge(home)
+    for in_order in (False, True):
+        number = 1
+        while judge.try_kill(in_order, number):
+            number += 1
+        print(f"{number - 1} kills, in order: {in_order}")
+    assert judge.injected[KILLED] > 200
