@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -156,3 +157,27 @@ def test_an_agent_killed_at_every_operation_leaves_no_trace(home: Path) -> None:
             number += 1
         print(f"{number - 1} kills, in order: {in_order}")
     assert judge.injected[KILLED] > 200
+
+
+def test_a_disk_that_stalls_keeps_the_pump_waiting_and_nobody_else(home: Path) -> None:
+    disk = FaultyFiles()
+    with World(home) as world, under(disk):
+        run = world.start_run(1)
+        run.log_metric("loss", 0.0, step=0)
+        disk.stall()
+        turning = threading.Thread(target=world.turn)
+        turning.start()
+        disk.stalled.wait()
+        for step in range(1, 2000):
+            run.log_metric("loss", float(step), step=step)
+        assert turning.is_alive()
+        assert disk.steps == 1
+        disk.release()
+        turning.join()
+        world.turn()
+        run.end()
+        world.die()
+        world.carry_to_the_end()
+        [data] = [data for path, data in world.contents().items() if path.endswith("metrics/loss")]
+        assert data.count(b"\n") == 2000
+        assert world.account(1)["stored"] == 2000
