@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from box import SHARED_MEMORY
-from crash.simulation.schedule import Fault, carry_out, draw, shrink
+from crash.simulation.found import FOUND
+from crash.simulation.schedule import Fault, carry_out, draw, parsed, shrink
 from crash.simulation.world import simulated
 
 pytestmark = [
@@ -26,7 +27,6 @@ pytestmark = [
 
 SECONDS = 25.0
 LONG_SCHEDULES = 5000
-FAILED_ONCE: tuple[int, ...] = ()
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def simulate(seeds: Iterable[int], folder: Path) -> None:
                     carry_out(seed, schedule, folder)
                 except Fault as fault:
                     fewest = shrink(seed, schedule, folder)
-                    print("\n".join(f"  {step.name} ({step.seed})" for step in fewest))
+                    print(", ".join(f"{step.name} {step.seed}" for step in fewest))
                     print(f"again: SIMULATION_SEEDS={seed} pytest tests/crash/test_simulation.py -k named")
                     raise AssertionError(str(fault)) from fault
                 if not count % 50:
@@ -65,8 +65,10 @@ def for_seconds(rng: random.Random, seconds: float) -> Iterator[int]:
         yield rng.randrange(1 << 31)
 
 
-def test_seeds_that_failed_once(folder: Path) -> None:
-    simulate(FAILED_ONCE, folder)
+@pytest.mark.parametrize(("seed", "hosts", "steps"), [one[1:] for one in FOUND], ids=[one[0] for one in FOUND])
+def test_found_once(folder: Path, seed: int, hosts: int, steps: str) -> None:
+    with simulated():
+        carry_out(seed, parsed(steps), folder, hosts)
 
 
 def test_seeds_that_are_named(folder: Path) -> None:

@@ -45,11 +45,17 @@ def draw(seed: int) -> list[Step]:
     return [Step(name, rng.randrange(1 << 32)) for name in rng.choices(names, weights, k=count)]
 
 
-def carry_out(seed: int, steps: Sequence[Step], folder: Path) -> None:
+def parsed(text: str) -> list[Step]:
+    """Return the steps that *text* lists, as a failing test prints them."""
+    parts = (part.strip().rpartition(" ") for part in text.split(","))
+    return [Step(name, int(seed)) for name, _, seed in parts]
+
+
+def carry_out(seed: int, steps: Sequence[Step], folder: Path, hosts: int | None = None) -> None:
     """Do *steps* in a world of their own; raise Fault, which names the step, if anything is not as it must be."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with entered(World(folder, seed, hosts=1 + seed % 3 // 2)) as world:
+    with entered(World(folder, seed, hosts or 1 + seed % 3 // 2)) as world:
         play = _Play(world)
         at = Step("the beginning", 0)
         try:
@@ -333,8 +339,8 @@ def _foreign(play: _Play, rng: random.Random) -> None:
 
 
 def _replay(play: _Play, rng: random.Random) -> None:
-    """A copy of the spool, or the spool itself, is carried to the same store once more, while no agent runs."""
-    if play.agents or not play.world.spool.is_dir():
+    """A copy of the spool, or the spool itself, is carried to the same store once more."""
+    if not play.world.spool.is_dir():
         return
     places = play.world.spool
     if rng.random() < 0.5:

@@ -1,0 +1,48 @@
+"""Schedules that once went wrong, made small: what they showed, seed, machines, steps."""
+
+from __future__ import annotations
+
+FOUND: tuple[tuple[str, int, int, str], ...] = (
+    (
+        "a cursor passed over a run that was applied but not durable, and the machine went down",
+        481,
+        1,
+        "new writer 2082723362, log 958843486, new writer 2744836036, turn 2456596192, start agent 2679058314,"
+        "turn 729533281, agent turns 2213569743, kill agent 3218916552, start agent 3498148855,"
+        "agent tick 3299480738, reboot 3812135803",
+    ),
+    (
+        "a replay took events out of a living ring, and the agent counted them again",
+        68,
+        1,
+        "new writer 3193518532, new writer 4078052210, turn 460780041, log 2054427921, new writer 705117951,"
+        "replay 2744041856",
+    ),
+    (
+        "last words went where the ring's rest belonged",
+        368,
+        1,
+        "new writer 664986411, log 3289884822, turn 133074032, fill ring 3230951153, replay 3306597544, log 2198170115",
+    ),
+    (
+        "a process that left right after a roll counted as lost",
+        19,
+        1,
+        "new writer 4017538758, reboot 2042783979, new writer 1847311823, new writer 275578417, log 960516165,"
+        "turn 433759704, log 1415656443, log 803496394, log 3093217404, new writer 142914245, roll 1072854090",
+    ),
+    (
+        "a guest's lost tail was not told",
+        9,
+        1,
+        "new writer 2168577841, start run 1570104299, log 952219616, turn 2189905982, reboot 2407173168",
+    ),
+    (
+        "a run was settled and let go of while a batch of it was under way",
+        74,
+        2,
+        "new writer 807552159, leave 2820709787, new writer 3458392800, start agent 514821558, new writer 4204434381,"
+        "end run 799079103, kill writer 350197818, roll 3988368563, start run 3527652044, log 1912477475,"
+        "log 4029789560",
+    ),
+)
