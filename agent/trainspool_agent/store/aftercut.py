@@ -15,6 +15,7 @@ from typing import Any
 
 from trainspool.spool.experiments import DEFAULT_ID
 from trainspool_agent import checkpoint, files
+from trainspool_agent.store import lease
 from trainspool_agent.store.files import publish
 from trainspool_agent.store.fold import MetricFile
 from trainspool_agent.store.layout import APPLIED, DURABLE, METRICS, PARAMS, TAGS, TRASH, WORK, file_of_key, is_run_id
@@ -33,6 +34,8 @@ def mend(root: str, boot_id: str) -> None:
     if _content(f"{work}/{_MARK}") == boot_id.encode():
         return
     for folder in _runs(root):
+        if lease.is_of_another_host(folder):
+            continue  # that machine had no power cut, and what is not synced there is being written
         durable = checkpoint.decode(_content(f"{folder}/{DURABLE}"))
         applied = checkpoint.decode(_content(f"{folder}/{APPLIED}"))
         if durable is None or applied is None or applied["serial"] > durable["serial"]:

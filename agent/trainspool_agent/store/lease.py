@@ -181,6 +181,12 @@ class Leases:
         publish(f"{folder}/{FILE}", json.dumps({"holder": self._me, "count": count}).encode(), _work(folder))
 
 
+def is_of_another_host(folder: str) -> bool:
+    """Whether the run in *folder* was last taken by an agent of another machine, which has not let go of it."""
+    host = ((_read(f"{folder}/{FILE}") or {}).get("holder") or {}).get("host")
+    return host is not None and host != layout.host_name()
+
+
 def _work(folder: str) -> str:
     return f"{os.path.dirname(folder)}/{WORK}"
 

@@ -153,3 +153,18 @@ def test_two_stores_take_turns_and_nothing_is_lost_or_doubled(tmp_path: Path, cl
     account = FileStore(tmp_path, boot_id=BOOT).account(RUN)
     assert (account["accepted"], account["stored"], account["folded"]) == (12, 12, 0)
     assert any(name.endswith("tags/last") and data == b"1.5" for name, data in files.items())
+
+
+def test_a_reboot_here_mends_nothing_of_a_run_that_another_host_carries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream()
+    run = stream.run(RUN)
+    stream.tags(run, {"empty": ""})
+    stream.frame()
+    store = FileStore(tmp_path, boot_id="boot of a", leases=agent("a"))
+    asyncio.run(feed_async(store, stream, tmp_path))
+    store.checkpoint(force=True)
+    monkeypatch.setenv("TRAINSPOOL_HOST", "b")
+    FileStore(tmp_path, boot_id="boot of b", leases=agent("b"))
+    assert any(name.endswith("tags/empty") for name in contents(tmp_path))
