@@ -14,6 +14,7 @@ from trainspool.spool import events as ev
 from trainspool_agent.dictionary import Dictionary, RunRef
 from trainspool_agent.intake import HANDLERS, MALFORMED, end_of, experiment_of, float_of
 from trainspool_agent.store.changes import End, ExperimentChange, Point, RunChanges, leaves_unknown_tail
+from trainspool_agent.store.limits import UNKNOWN_KINDS_MAX
 
 __all__ = ["Batch", "Dictionary", "Epitaph", "EventFrame", "RunRef", "compact"]
 
@@ -74,6 +75,13 @@ def compact(
         if collecting:
             gc.enable()
     return batch
+
+
+def count_kind(counts: dict[int, int], kind: int, count: int) -> None:
+    """Add to the *counts* of unknown kinds; those beyond a few are counted together, as -1."""
+    if kind not in counts and len(counts) >= UNKNOWN_KINDS_MAX:
+        kind = -1
+    counts[kind] = counts.get(kind, 0) + count
 
 
 class _Sink:
@@ -235,7 +243,7 @@ class _Folding:
         elif kind in HANDLERS:
             self._fold_run_event(kind, event, offset)
         else:
-            self._batch.unknown_kinds[kind] = self._batch.unknown_kinds.get(kind, 0) + 1
+            count_kind(self._batch.unknown_kinds, kind, 1)
         return 1
 
     def _fold_run_event(self, kind: int, event: list[Any], offset: int) -> None:

@@ -179,7 +179,8 @@ class Agent:
     def _rescan(self) -> None:
         self._rescan_due = time.monotonic() + RESCAN_INTERVAL_S
         found = discover.rings(self.ring_folder, self.health.streams) if self.ring_folder else []
-        pointed = discover.pointed_spools(self.folder)
+        found = [ring for ring in found if self._is_spool(ring.place.spool)]
+        pointed = filter(self._is_spool, discover.pointed_spools(self.folder))
         spools = list(dict.fromkeys([*self._given, *self._spools, *(ring.place.spool for ring in found), *pointed]))
         if spools != self._spools:
             self._spools = spools
@@ -198,12 +199,22 @@ class Agent:
                 if stream.may_have_grown():
                     stream.wake.set()  # watches get lost, and don't exist on some network file systems
 
+    def _is_spool(self, spool: Path) -> bool:
+        """Whether a spool that a file names, not a person, may be one."""
+        try:
+            discover.check_spool(spool, must_be_one=spool not in self._given)
+        except (OSError, TrainspoolError) as error:
+            self.health.note(str(spool), error)
+            return False
+        return True
+
     def _scan(self, spool: Path) -> None:
         try:
+            discover.check_spool(spool)
             for place in discover.streams(spool, self.host):
                 self._adopt(place)
             self.health.clear(str(spool))
-        except OSError as error:
+        except (OSError, TrainspoolError) as error:
             self.health.note(str(spool), error)
 
     def _adopt(self, place: Place) -> None:
@@ -219,6 +230,7 @@ class Agent:
         if stream.cursor.finished:
             self._finish(stream)
             return
+        self.health.clear(str(place.folder))
         self.streams[place] = stream
         self.health.streams[place.name] = stream.facts
         stream.probe()

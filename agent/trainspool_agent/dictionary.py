@@ -13,7 +13,12 @@ from typing import Any
 from trainspool.spool import events as ev
 from trainspool_agent.intake import optional_of, text_of
 from trainspool_agent.store.layout import is_run_id
-from trainspool_agent.store.limits import DEFINITIONS_MAX, ENDED_RUNS_REMEMBERED
+from trainspool_agent.store.limits import (
+    DEFINITIONS_MAX,
+    DEFINITIONS_WEIGHT_MAX,
+    ENDED_RUNS_REMEMBERED,
+    RUN_TEXTS_CHARACTERS_MAX,
+)
 
 _ID_END = 1 << 32
 
@@ -37,6 +42,7 @@ class Dictionary:
         self.keysets: dict[int, tuple[str, ...]] = {}
         self.runs: dict[int, RunRef] = {}
         self._ended: OrderedDict[int, None] = OrderedDict()
+        self._weight = 0  # of all meanings; a key set weighs eight for each key, as much as a pointer
 
     def learn(self, definitions: bytes) -> None:
         """Learn a run of definition events: a frame's definitions, or the events of a dictionary frame.
@@ -44,9 +50,9 @@ class Dictionary:
         Raises:
             ValueError, TypeError, LookupError: not definitions; those before the bad one are learnt.
         """
-        for event in ev.decode(definitions):
-            if event[0] in ev.DEFINITIONS:
-                self.define(event)
+        found = [event for event in ev.decode(definitions) if event[0] in ev.DEFINITIONS]
+        for event in sorted(found, key=lambda event: int(event[0])):  # keys before the key sets that name them
+            self.define(event)
 
     def define(self, event: list[Any]) -> None:
         """Learn one definition event."""
@@ -54,13 +60,18 @@ class Dictionary:
         if type(number) is not int or not 0 <= number < _ID_END:
             raise ValueError(f"not an id: {number!r:.80}")
         if kind == ev.DEFINE_KEY:
-            self._put(self.keys, number, text_of(event[2]))
+            key = text_of(event[2])
+            self._weigh(len(key) - len(self.keys.get(number, "")))
+            self._put(self.keys, number, key)
         elif kind == ev.DEFINE_KEYSET:
+            self._weigh(8 * (len(event[2]) - len(self.keysets.get(number, ()))))
             self._put(self.keysets, number, tuple(self.keys[key] for key in event[2]))
         else:
             run_id, owner, store, experiment_id, experiment_name = event[2:7]
             if not is_run_id(text_of(run_id)):
                 raise ValueError(f"not a run id: {run_id!r:.80}")
+            if len(store) + len(experiment_id or "") + len(experiment_name or "") > RUN_TEXTS_CHARACTERS_MAX:
+                raise ValueError(f"a run in a store or experiment of more than {RUN_TEXTS_CHARACTERS_MAX} characters")
             ref = RunRef(run_id, text_of(store), optional_of(experiment_id), optional_of(experiment_name), bool(owner))
             self._put(self.runs, number, ref)
             self._ended.pop(number, None)
@@ -78,6 +89,11 @@ class Dictionary:
     def open_owned(self) -> Iterator[int]:
         """The numbers of the runs that the stream owns and is not known to have ended."""
         return (number for number, run in self.runs.items() if run.owner and number not in self._ended)
+
+    def _weigh(self, more: int) -> None:
+        if more > 0 and self._weight + more > DEFINITIONS_WEIGHT_MAX:
+            raise ValueError(f"definitions of more than {DEFINITIONS_WEIGHT_MAX >> 20} MiB in one stream")
+        self._weight += more
 
     @staticmethod
     def _put(table: dict[int, Any], number: int, meaning: Any) -> None:

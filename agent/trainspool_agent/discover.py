@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator, Container, Iterable
+from collections.abc import AsyncIterator, Callable, Container, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +81,7 @@ def rings(folder: Path, known: Container[str] = ()) -> list[Ring]:
         except (OSError, SpoolError, ValueError, msgpack.exceptions.UnpackException):
             continue
         spool, host = (identity.get("spool"), identity.get("host")) if sound else (None, None)
-        if isinstance(spool, str) and os.path.isabs(spool) and layout.is_safe_name(str(host)):
+        if isinstance(spool, str) and os.path.isabs(spool) and "\0" not in spool and layout.is_safe_name(str(host)):
             found.append(Ring(path, Place(Path(spool), str(host), path.stem), identity))
     return found
 
@@ -128,11 +128,52 @@ def check_folder(place: Place) -> None:
         UnsafeSpool: a link, a file, or someone else's folder.
         OSError: it cannot be looked at.
     """
-    info = os.lstat(place.folder)
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
-        what = f"a stream that is no plain folder of user {os.getuid()} stands"
-        kept = "everything; nothing in it was read"
-        raise UnsafeSpool(what, place.folder, 0, kept, f"run the agent as user {info.st_uid}, or remove it")
+    check_spool(place.spool)
+    host = place.folder.parent
+    for folder in (host.parent, host, place.folder):
+        _check_member(folder, stat.S_ISDIR)
+    # Opened by name later on, each time anew: so it is the folders that have to be out of others' reach.
+    for name, is_kind in ((layout.LOCK, stat.S_ISREG), (layout.CURSOR, stat.S_ISREG), (layout.STAGING, stat.S_ISDIR)):
+        with contextlib.suppress(FileNotFoundError):
+            _check_member(place.folder / name, is_kind)
+
+
+def check_spool(spool: Path, *, must_be_one: bool = False) -> None:
+    """Refuse a spool in someone else's hands; one that is not there yet is fine.
+
+    Args:
+        spool: may be a link; what it leads to counts.
+        must_be_one: refuse a folder that holds other things and no streams, too: nobody chose it for us.
+
+    Raises:
+        UnsafeSpool: as said.
+        OSError: it cannot be looked at.
+    """
+    if "\0" in str(spool) or os.path.normpath(spool) != str(spool):
+        raise _unsafe("a path that is none", spool, "look at TRAINSPOOL_DIR of the process that named it")
+    try:
+        info = os.stat(spool)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid not in (os.getuid(), 0) or info.st_mode & stat.S_IWOTH:
+        what = f"a spool that is no folder of user {os.getuid()} alone"
+        raise _unsafe(what, spool, f"run the agent as user {info.st_uid}, or chmod o-w {spool}")
+    with contextlib.suppress(FileNotFoundError):
+        _check_member(spool / layout.STREAMS, stat.S_ISDIR)
+    if must_be_one and not (spool / layout.STREAMS).is_dir() and os.listdir(spool):
+        raise _unsafe("a folder that is no spool", spool, f"mkdir {spool / layout.STREAMS}, if it is to be one")
+
+
+def _check_member(path: Path, is_kind: Callable[[int], bool]) -> None:
+    info = os.lstat(path)
+    if not is_kind(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & stat.S_IWOTH:
+        kind = "folder" if is_kind is stat.S_ISDIR else "file"
+        what = f"something that is no plain {kind} of user {os.getuid()} alone stands"
+        raise _unsafe(what, path, f"ls -ld {path}; run the agent as user {info.st_uid}, or remove it")
+
+
+def _unsafe(what: str, path: Path, next_step: str) -> UnsafeSpool:
+    return UnsafeSpool(what, path, 0, "everything; nothing in it was read", next_step)
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:
@@ -171,8 +212,9 @@ def watched_folder(spool: Path, host: str) -> Path | None:
     """Return the folder whose changes matter, made if absent so that the first stream is seen; None if it cannot be."""
     folder = spool / layout.STREAMS / host
     try:
+        check_spool(spool)
         files.fs.make_folder(str(folder))
-    except OSError:
+    except (OSError, SpoolError):
         return None
     return folder
 

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ from trainspool_agent.store.changes import UNKNOWN
 
 PIECE_BYTES = 128 << 10
 SURVEY_BYTES = 1 << 20
+SEGMENTS_TRIED_MAX = 16  # backwards, for the last event: some are empty, but not all of them
+DEFINITIONS_BYTES_MAX = 128 << 20
 
 log = logging.getLogger("trainspool.agent")
 
@@ -54,13 +57,14 @@ class Survey:
     def __init__(self, place: Place, begin: int = 0) -> None:
         self.identity: dict[str, Any] = {}
         self.definitions: dict[tuple[int, int], bytes] = {}
-        self.last_time = 0
+        self.last_time = self._weight = 0
         self.has_epitaph = self.sealed = self.in_order = False
         self.lost_count = False  # events are missing that nobody can count
         self.offset, self.counts = begin, (0, 0)
         names = [name.offset for name in layout.segments(place.folder)]
         # A segment without an event in it does not say what was last: then the one before, and so on.
-        for offset in dict.fromkeys([begin, *reversed([offset for offset in names if offset < begin])]):
+        earlier = dict.fromkeys([begin, *reversed([offset for offset in names if offset < begin])])
+        for offset in islice(earlier, SEGMENTS_TRIED_MAX):
             if self._read(StreamReader(place.folder, place.stream, offset, writer_alive=lambda: False)):
                 return
 
@@ -95,7 +99,10 @@ class Survey:
     def _learn_event(self, event: list[Any]) -> None:
         kind = event[0]
         if kind in events.DEFINITIONS:
-            self.definitions[kind, event[1]] = events.pack(*event)
+            packed = events.pack(*event)
+            self._weight += len(packed) - len(self.definitions.get((kind, event[1]), b""))
+            if self._weight <= DEFINITIONS_BYTES_MAX:  # beyond that no reader of ours knows them either
+                self.definitions[kind, event[1]] = packed
             return
         self.has_epitaph = kind == events.EPITAPH
         timeless = kind in (events.EPITAPH, events.EXPERIMENT)

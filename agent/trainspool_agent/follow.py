@@ -19,6 +19,9 @@ from trainspool_agent.tail import Stream, tail
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 15.0
 HELD_SILENTLY_S = 10.0  # agents that share a run hand it over every second or two
 STORES_MAX = 64
+RECORDED_MAX, COMPLAINTS_MAX = 4096, 1000
+PATH_BYTES_MAX = 4000
+_SYSTEM_FOLDERS = frozenset("bin boot etc lib lib32 lib64 libx32 proc sbin sys usr".split())
 
 log = logging.getLogger("trainspool.agent")
 
@@ -115,6 +118,8 @@ class Stores:
         if store is None:
             root = find_root(recorded, self._elsewhere)
             store = self._open.get(root) or self._make(root)
+            if len(self._recorded) >= RECORDED_MAX:
+                self._recorded.clear()  # as many names for few stores: found again when they come again
             self._recorded[recorded] = store
         return store
 
@@ -198,10 +203,10 @@ class Stores:
         text = str(error)
         if isinstance(error, RunHeld):
             log.debug("waits run=%.100r stream=%s error=%r", what, stream.name, text)
-        elif (stream.name, text) not in self._complained:
+        elif (stream.name, text) not in self._complained and len(self._complained) < COMPLAINTS_MAX:
             self._complained.add((stream.name, text))
             offset = stream.cursor.offset
-            log.error("not stored run=%s stream=%s offset=%d error=%r", what, stream.name, offset, text)
+            log.error("not stored run=%.100r stream=%s offset=%d error=%r", what, stream.name, offset, text)
         return error
 
     def is_settled(self, run: RunRef, stream: str) -> bool:
@@ -250,11 +255,15 @@ def find_root(recorded: str, elsewhere: Path | None) -> Path:
     Raises:
         StoreRefused: neither.
     """
+    if "\0" in recorded or len(os.fsencode(recorded)) > PATH_BYTES_MAX:
+        raise StoreRefused("the recorded store is no path", recorded[:100], "look at TRAINSPOOL_STORE of that process")
     path = Path(recorded.removeprefix("file://"))
     if "://" in recorded and not recorded.startswith("file:///"):
         what, path = "trainspool writes file stores, this is an address", Path(recorded)
     elif not path.is_absolute():
         what = "the recorded store is no absolute path"
+    elif _is_the_systems(path):
+        what = "the recorded store is a folder of the system"
     elif os.path.isdir(path) or _can_be_made(path):
         return path
     else:
@@ -262,6 +271,15 @@ def find_root(recorded: str, elsewhere: Path | None) -> Path:
     if elsewhere is not None:
         return elsewhere
     raise StoreRefused(what, path, "start the agent with --store DIR (TRAINSPOOL_STORE), or make that folder")
+
+
+def _is_the_systems(path: Path) -> bool:
+    """Whether *path* is the root, or leads to where no run belongs: an agent of root could make a store there."""
+    for place in (os.path.normpath(path), os.path.realpath(path)):
+        top = Path(place).parts[1:2]
+        if not top or top[0] in _SYSTEM_FOLDERS or (top[0] == "dev" and not place.startswith("/dev/shm/")):
+            return True
+    return False
 
 
 def _can_be_made(path: Path) -> bool:

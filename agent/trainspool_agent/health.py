@@ -40,6 +40,7 @@ class StreamFacts:
     points: int = 0
     open_runs: list[str] = field(default_factory=list)
     dropped: dict[str, list[int]] = field(default_factory=dict)
+    damages: int = 0
     damaged_events: int = 0
     damaged_points: int = 0
     unknown_tail: bool = False

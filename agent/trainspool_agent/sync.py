@@ -118,8 +118,9 @@ def _problems_of(stream: Stream) -> list[Problem]:
     found = []
     if facts.error is not None:
         found.append(Problem(where, facts.error, facts.next_step or "trainspool status"))
-    if facts.damaged_events:
-        what = f"{facts.damaged_events} events with {facts.damaged_points} points are damaged; the rest is stored"
+    if facts.damages or facts.damaged_events:
+        lost = f"{facts.damaged_events} events with {facts.damaged_points} points"
+        what = f"damaged in {facts.damages} places: {lost} are lost; the rest is stored"
         found.append(Problem(where, what, f"trainspool verify {where}"))
     if facts.unknown_kinds:
         what = f"events of kinds {sorted(facts.unknown_kinds)} are of a newer trainspool; they stay in the spool"

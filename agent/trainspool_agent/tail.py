@@ -15,6 +15,7 @@ import msgpack
 
 from trainspool.errors import SpoolError
 from trainspool.spool import events, layout
+from trainspool.spool.frame import COUNT_END
 from trainspool.spool.reader import Damage, Frame, Item, Opened, StreamReader
 from trainspool.spool.ringfile import (
     CHUNK_TABLE_AT,
@@ -27,7 +28,7 @@ from trainspool.spool.ringfile import (
 )
 from trainspool_agent import cursor as cursors
 from trainspool_agent import discover
-from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef
+from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef, count_kind
 from trainspool_agent.discover import Place
 from trainspool_agent.drain import Drained, drain
 from trainspool_agent.health import StreamFacts
@@ -36,6 +37,8 @@ from trainspool_agent.pace import Pace
 from trainspool_agent.store.changes import leaves_unknown_tail
 
 TURN_BYTES = 128 << 10  # what one turn carries: under 20 ms of compaction and store
+PROGRAM_CHARACTERS_MAX = 200
+DAMAGES_TOLD_MAX = 100
 CURSOR_INTERVAL_S = 30.0  # a shortcut for restarts; who waits for the store is told by the ring
 
 log = logging.getLogger("trainspool.agent")
@@ -98,8 +101,10 @@ class Stream:
             self.identity = ring.identity
         if self.identity is not None and self.facts.pid is None:
             pid, rank = self.identity.get("pid"), self.identity.get("rank")
-            self.facts.pid, self.facts.rank = pid, rank
-            self.facts.program = str(self.identity.get("program") or "")
+            # The writer said so, and may say anything: what is written down for others is of the kind they expect.
+            self.facts.pid = pid if type(pid) is int else None
+            self.facts.rank = rank if type(rank) is int else None
+            self.facts.program = str(self.identity.get("program") or "")[:PROGRAM_CHARACTERS_MAX]
         return self.identity
 
     def probe(self) -> Life:
@@ -150,16 +155,22 @@ class Stream:
                 self.facts.malformed_sample = self.facts.malformed_sample or str(error)[:160]
 
     def _note(self, damage: Damage) -> None:
-        log.error("damage stream=%s segment=%s offset=%d: %s", self.name, damage.path.name, damage.begin, damage)
+        self.facts.damages += 1
+        self._tell(damage)
         self.damages.append(damage)
         if damage.end > self._counted_to:
-            self.cursor.damaged_events += damage.events
-            self.cursor.damaged_points += damage.points
+            self.cursor.damaged_events = min(self.cursor.damaged_events + damage.events, COUNT_END - 1)
+            self.cursor.damaged_points = min(self.cursor.damaged_points + damage.points, COUNT_END - 1)
             self.facts.damaged_events, self.facts.damaged_points = (
                 self.cursor.damaged_events,
                 self.cursor.damaged_points,
             )
             self._counted_to = damage.end
+
+    def _tell(self, damage: Damage) -> None:
+        if self.facts.damages > DAMAGES_TOLD_MAX:
+            return  # counted; whoever wrote so many is not to fill the log, too
+        log.error("damage stream=%s segment=%s offset=%d: %s", self.name, damage.path.name, damage.begin, damage)
 
     def advance(self, batch: Batch) -> None:
         """Everything before the end of *batch* is in the store: say so to the writer and to our next start."""
@@ -173,7 +184,7 @@ class Stream:
         facts.malformed += batch.malformed
         facts.malformed_sample = facts.malformed_sample or batch.malformed_sample
         for kind, count in batch.unknown_kinds.items():
-            facts.unknown_kinds[kind] = facts.unknown_kinds.get(kind, 0) + count
+            count_kind(facts.unknown_kinds, kind, count)
         facts.open_runs = sorted({run.run_id for run in cursor.runs})
         if batch.epitaph is not None:
             facts.unknown_tail = cursor.unknown_tail = leaves_unknown_tail(batch.epitaph.reason)
@@ -308,8 +319,8 @@ async def tail(stream: Stream, pace: Pace) -> AsyncIterator[list[Item]]:
                 await asyncio.sleep(pace.interval_s)
         elif stream.dead and not stream.drained:
             await stream.drain()
-        elif stream.dead and stream.reader.ended:
-            return
+        elif stream.dead:
+            return  # sealed, as a rule; where it is not, segments stand behind the end, and nobody will write there
         else:
             stream.waiting = True
             await stream.wake.wait()

@@ -10,6 +10,7 @@ Source: design.md §3, "The account"; agent/docs/store-mapping.md.
 from __future__ import annotations
 
 import json
+import os
 
 from trainspool_agent.store.attempts import outcome
 from trainspool_agent.store.layout import TAGS, file_of_key
@@ -37,7 +38,8 @@ def write_account(state: RunState) -> None:
 
 def _standing(state: RunState) -> str | None:
     try:
-        with open(file_of_key(f"{state.folder}/{TAGS}", ACCOUNT_TAG), encoding="utf-8") as file:
+        path = file_of_key(f"{state.folder}/{TAGS}", ACCOUNT_TAG)
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), encoding="utf-8") as file:
             return file.read(4096)
     except (OSError, ValueError):
         return None

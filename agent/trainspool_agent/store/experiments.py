@@ -15,7 +15,17 @@ from trainspool_agent.store import meta
 from trainspool_agent.store.changes import ExperimentChange
 from trainspool_agent.store.errors import StoreRefused
 from trainspool_agent.store.files import publish, remove
-from trainspool_agent.store.layout import META, MODELS, TAGS, TRASH, WORK, file_of_key, file_text, is_experiment_id
+from trainspool_agent.store.layout import (
+    META,
+    MODELS,
+    TAGS,
+    TRASH,
+    WORK,
+    file_of_key,
+    file_text,
+    is_experiment_id,
+    refuse_links,
+)
 from trainspool_agent.store.limits import EXPERIMENT_NAME_CHARACTERS_MAX, EXPERIMENT_TAGS_MAX
 
 _KIND_TAG = "mlflow.experimentKind"
@@ -91,11 +101,11 @@ class Experiments:
 
     def find_run(self, run_id: str, likely: Experiment | None = None) -> Experiment | None:
         """Return the experiment that holds a run; one run must not lie in two, so all are asked."""
-        if likely is not None and os.path.isdir(f"{likely.folder}/{run_id}"):
+        if likely is not None and _is_folder(f"{likely.folder}/{run_id}"):
             return likely
         self._refresh()
         for experiment in self._by_id.values():
-            if os.path.isdir(f"{experiment.folder}/{run_id}"):
+            if _is_folder(f"{experiment.folder}/{run_id}"):
                 return experiment
         return None
 
@@ -121,6 +131,7 @@ class Experiments:
     def _create(self, experiment_id: str, name: str) -> Experiment:
         """Build the folder, ``meta.yaml`` last: until then no reader takes it for an experiment."""
         experiment = Experiment(experiment_id, f"{self.root}/{experiment_id}", deleted=False)
+        refuse_links(experiment.folder)
         files.fs.make_shared_folder(experiment.work)
         publish(f"{experiment.folder}/{TAGS}/{_KIND_TAG}", _KIND.encode(), experiment.work, sync=True)
         values = meta.experiment_meta(experiment_id, name, experiment.folder, time.time_ns() // 1_000_000)
@@ -134,8 +145,10 @@ class Experiments:
             return
         self._by_id, found = {}, []
         for parent in (self.root, f"{self.root}/{TRASH}"):
+            if parent != self.root:
+                refuse_links(parent)
             for name in sorted(os.listdir(parent)):
-                if name in (TRASH, MODELS):
+                if name in (TRASH, MODELS) or os.path.islink(f"{parent}/{name}"):
                     continue
                 values = self._meta_of(f"{parent}/{name}")
                 if values is not None and str(values.get("experiment_id")) == name:
@@ -160,6 +173,13 @@ class Experiments:
             self._metas.pop(path, None)
             return None
         return self._metas[path][1]
+
+
+def _is_folder(path: str) -> bool:
+    if os.path.isdir(path):
+        refuse_links(path)
+        return True
+    return False
 
 
 def _created(values: dict[str, Any]) -> int:

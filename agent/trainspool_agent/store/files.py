@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 
 from trainspool_agent import files
+from trainspool_agent.store.layout import refuse_links
 from trainspool_agent.store.limits import FSYNC_FILES_MAX
 
 _numbers = itertools.count()
@@ -15,6 +16,7 @@ _numbers = itertools.count()
 
 def temporary_in(work: str) -> str:
     """Return a fresh name in *work*, an existing folder after this."""
+    refuse_links(work)
     files.fs.make_shared_folder(work)
     return f"{work}/{os.getpid()}.{next(_numbers)}"
 

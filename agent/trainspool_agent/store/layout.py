@@ -9,9 +9,15 @@ import hashlib
 import os
 import posixpath
 import re
+from collections.abc import Iterable
 
-from trainspool_agent.store.errors import Refused
-from trainspool_agent.store.limits import COMPONENT_BYTES_MAX, KEY_CHARACTERS_MAX
+from trainspool_agent.store.errors import Refused, StoreRefused
+from trainspool_agent.store.limits import (
+    ARTIFACT_PARTS_MAX,
+    ARTIFACT_PATH_CHARACTERS_MAX,
+    COMPONENT_BYTES_MAX,
+    KEY_CHARACTERS_MAX,
+)
 
 META = "meta.yaml"
 TRASH = ".trash"
@@ -21,7 +27,7 @@ METRICS, PARAMS, TAGS, ARTIFACTS = "metrics", "params", "tags", "artifacts"
 RUN_FOLDERS = (METRICS, PARAMS, TAGS, ARTIFACTS)
 APPLIED, DURABLE = "trainspool.applied", "trainspool.durable"
 
-_RESERVED = frozenset(("tags", "datasets", "traces", "models"))
+_RESERVED = frozenset(("tags", "datasets", "traces", "models", "artifacts"))  # below the last MLflow reads no run
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")
 _EXPERIMENT_ID = re.compile(r"(0|[1-9][0-9]{0,17})\Z")
 _KEY = re.compile(r"[/\w.\- :]*\Z")
@@ -72,12 +78,27 @@ def file_of_key(folder: str, key: str) -> str:
     MLflow keeps ``a`` as a file and ``a/b`` in a folder ``a``; the one that comes second gets an escaped name.
     """
     name = legal_key(key)
+    refuse_links(os.path.dirname(folder), (os.path.basename(folder), *name.split("/")[:-1]))
     path = f"{folder}/{name}"
     escaped = f"{folder}/{escaped_key(key)}"
     # Once escaped it stays so, though the tag that stood in its way may be deleted by now.
     if os.path.isdir(path) or ("/" in name and (_a_parent_is_a_file(folder, name) or os.path.isfile(escaped))):
         return escaped
     return path
+
+
+def refuse_links(folder: str, below: Iterable[str] = ()) -> None:
+    """Refuse a symbolic link at *folder* or on the way down from it: what lies behind it is not the store's.
+
+    Raises:
+        StoreRefused: one stands there. The root itself may be one, and whatever is above it.
+    """
+    for name in ("", *below):
+        folder = f"{folder}/{name}" if name else folder
+        if os.path.islink(folder):
+            raise StoreRefused(
+                "a symbolic link stands where a folder of the store should be", folder, f"ls -l {folder}"
+            )
 
 
 def _a_parent_is_a_file(folder: str, name: str) -> bool:
@@ -93,11 +114,22 @@ def artifact_parts(path: str) -> list[str]:
         Refused: it is not plain and relative; nothing like it may be opened.
     """
     parts = path.split("/")
+    if len(parts) > ARTIFACT_PARTS_MAX or len(path) > ARTIFACT_PATH_CHARACTERS_MAX:
+        raise Refused(f"artifact path {path!r:.200} is longer or deeper than any tool reads")
     if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise Refused(f"artifact path {path!r:.200} is not a plain relative path")
     if any(len(part.encode("utf-8", "surrogateescape")) > COMPONENT_BYTES_MAX for part in parts):
         raise Refused(f"artifact path {path!r:.200} has a part of more than {COMPONENT_BYTES_MAX} bytes")
-    return parts
+    return [part if part.isascii() or _is_utf8(part) else escaped_key(part) for part in parts]
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a name is text: MLflow cannot list a folder in which one is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def file_text(text: str) -> bytes:

@@ -145,14 +145,16 @@ def _filled(state: RunState, saved: dict[str, Any], decoded: DecodedBlocks) -> R
         _text(key): Winner(_order(order), _optional(bytes, digest)) for key, (order, digest) in saved["tags"].items()
     }
     state.sessions = Sessions(map(_session, saved["sessions"]))
-    state.gaps = {_text(stream): [_integer(points), _integer(events)] for stream, (points, events) in saved["gaps"].items()}
+    state.gaps = {
+        _text(stream): [_integer(points), _integer(events)] for stream, (points, events) in saved["gaps"].items()
+    }
     state.artifacts = {_text(path): _order(order) for path, order in saved["artifacts"].items()}
     state.problems = [_text(problem) for problem in saved["problems"]]
     state.counts.update(_numbers(saved["counts"]))
     state.name = _optional(str, saved["name"])
     status, start_ms, end_ms, reason, name = saved["published"]
-    times = (_optional(int, number) for number in (status, start_ms, end_ms))
-    state.published = Published(*times, _optional(str, reason), _optional(str, name))
+    times = _optional(int, start_ms), _optional(int, end_ms)
+    state.published = Published(_optional(int, status), *times, _optional(str, reason), _optional(str, name))
     state.provisional = bool(saved["provisional"])
     return state
 
@@ -206,4 +208,4 @@ def _text(value: Any) -> str:
 def _optional(kind: type[_Kind], value: Any) -> _Kind | None:
     if value is not None and type(value) is not kind:
         raise TypeError(f"not what it should be: {value!r:.80}")
-    return value  # type: ignore[no-any-return]
+    return value

@@ -33,7 +33,7 @@ from trainspool_agent.store.limits import (
 )
 from trainspool_agent.store.memory import RunMemory
 from trainspool_agent.store.points import Identity
-from trainspool_agent.store.state import Published, RunState
+from trainspool_agent.store.state import COUNT_END, Published, RunState
 from trainspool_agent.store.versions import Order
 
 _Written = tuple[MetricFile, Sequence[tuple[Identity, Span]], int]  # what it claimed, its length before
@@ -448,7 +448,7 @@ class FileStore:
     def _count(self, run: RunRef, **counts: int) -> None:
         state = self._hold(run.run_id)
         for name, count in counts.items():
-            state.counts[name] += count
+            state.counts[name] = min(state.counts[name] + count, COUNT_END - 1)
         if state.experiment is not None:
             self._memory.touch(state)
 

@@ -79,7 +79,11 @@ def unpacker(data: bytes | memoryview) -> Any:
 def check_complete(reader: Any) -> None:
     """Raise ValueError if what *reader* has left is the beginning of an event whose rest is missing."""
     reader.feed(FILLER)  # it comes back as None only if it does not complete something else
-    if next(reader, 0) is not None:
+    try:
+        is_complete = next(reader, 0) is None
+    except TypeError:  # a map that it completes, with an array for a key
+        is_complete = False
+    if not is_complete:
         raise ValueError("the last event is cut off")
 
 

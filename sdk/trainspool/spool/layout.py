@@ -35,7 +35,7 @@ class SegmentName(NamedTuple):
 def parse_segment_name(name: str) -> SegmentName | None:
     """Return what a segment's file name says, or None if it is no segment."""
     match = _SEGMENT.match(name)
-    return SegmentName(int(match[1], 16), int(match[2], 16)) if match else None
+    return SegmentName(int(match[1], 16), int(match[2], 16)) if match and match[1] < "8" else None
 
 
 def is_stream_name(name: str) -> bool:

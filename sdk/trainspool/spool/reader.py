@@ -31,8 +31,12 @@ WALK_BYTES = 4096
 MTIME_MARGIN_NS = 100_000_000  # a folder may change twice within one tick of the file system's clock
 LISTING_AGE_NS = 5_000_000_000  # and the clock of a file server is not ours
 RESYNC_BYTES = 1 << 20
+FALSE_HEADERS_MAX = 4096  # in one segment: what looks like a header so often was made to keep us busy
 STEPS_MAX = 1024  # frames, damages, segments in one call: a stream of nothing else must not keep the others waiting
 NEIGHBOURS = 8  # segments on either side that may hold the same frames: a rewrite reaches back 8 MiB
+
+
+_MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)
 
 
 class Frame(NamedTuple):
@@ -118,6 +122,7 @@ class _Segment:
         self.at = 0
         self.sealed = False
         self._window, self._window_at, self._window_ends = b"", 0, False
+        self._false_headers = 0
 
     @property
     def is_spent(self) -> bool:
@@ -154,6 +159,10 @@ class _Segment:
                 if header is not None:
                     self.at = at + found.start()
                     return header
+                self._false_headers += 1
+                if self._false_headers > FALSE_HEADERS_MAX:
+                    self.at = self.size()
+                    return None
                 found = mark.search(data, found.start() + 1)
             at = self._behind_hole(at + len(data) - HEADER_BYTES + 1)
         self.at = self.size()
@@ -198,7 +207,7 @@ class StreamReader:
         self._segment: _Segment | None = None
         self._listing: tuple[int, int, list[SegmentName]] = (0, -1, [])
         self._first: SegmentName | None = None
-        self._known: frozenset[SegmentName] = frozenset()
+        self._known: list[SegmentName] = []
         self._opened_at = 0
         self._started = False
         self._relearn = False
@@ -323,7 +332,7 @@ class StreamReader:
         # The folder first, then the file again: the writer may have filled this one and begun the next since we looked.
         names = self._list()
         segment.forget()
-        if self._step(items):
+        if self._step(items, WALK_BYTES):
             return True
         left = segment.size() - segment.at
         header = segment.header()
@@ -361,7 +370,9 @@ class StreamReader:
     def _is_rewritten(self, name: SegmentName, names: list[SegmentName]) -> bool:
         """Whether a living writer may go on in a segment that sorts before *name*: a sync failed after a roll."""
         overlapping = name.offset < self._opened_at
-        return overlapping or any(other not in self._known for other in names[: bisect_left(names, name)])
+        if overlapping or names is self._known:
+            return overlapping
+        return not set(names[: bisect_left(names, name)]) <= set(self._known)
 
     def _bad_body(self, header: Header, names: list[SegmentName], items: list[Item]) -> bool:
         segment = self._segment
@@ -379,7 +390,7 @@ class StreamReader:
             begin, before = self.offset, self.counts or (header.events_before, header.points_before)
             after = header.events_before + header.events, header.points_before + header.points
             self.offset, self.counts, self._bad = header.end, after, None
-            lost = after[0] - before[0], after[1] - before[1]
+            lost = max(0, after[0] - before[0]), max(0, after[1] - before[1])
             items.append(Damage(segment.path, at, begin, header.end, *lost, "checksum mismatch"))
         elif header.kind != frame.DATA:
             if segment.name == names[-1] and end >= segment.size() and self._writer_alive():
@@ -442,7 +453,7 @@ class StreamReader:
     def _open(self, name: SegmentName) -> bool:
         segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
         self.close()
-        self._segment, self._known, self._opened_at = segment, frozenset(self._list()), self.offset
+        self._segment, self._known, self._opened_at = segment, self._list(), self.offset
         return True
 
     def _bridge(self, names: list[SegmentName]) -> tuple[bool, bool]:
@@ -522,19 +533,25 @@ class StreamReader:
 
 def definitions_in(data: bytes | memoryview) -> bytes:
     """Return the definitions among the events of *data*, packed again."""
-    return b"".join(events.pack(*event) for event in events.decode(data) if event[0] in events.DEFINITIONS)
+    found: list[bytes] = []
+    with contextlib.suppress(*_MALFORMED):  # those before what is malformed
+        found += (events.pack(*event) for event in events.decode(data) if event[0] in events.DEFINITIONS)
+    return b"".join(found)
 
 
 def _identity(body: memoryview) -> dict[str, Any]:
     try:
         found = next(iter(events.unpacker(body)), None)
-    except (ValueError, msgpack.exceptions.UnpackException):
+    except _MALFORMED:
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _counts_within(header: Header, known: memoryview) -> tuple[int, int]:
     """Events and points before the end of *known*, the part of a frame that was read before."""
-    counted = [event for event in events.decode(known) if event[0] not in events.DEFINITIONS]
-    points = sum(map(events.points_in, counted))
-    return header.events_before + len(counted), header.points_before + points
+    count = points = 0
+    with contextlib.suppress(*_MALFORMED):  # a cursor may say anything, the middle of an event too
+        for event in events.decode(known):
+            if event[0] not in events.DEFINITIONS:
+                count, points = count + 1, points + events.points_in(event)
+    return header.events_before + count, header.points_before + points

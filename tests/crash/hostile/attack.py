@@ -37,7 +37,9 @@ class Corpus(list[Attack]):
 
         return note
 
-    def each(self, prefix: str, build: Callable[..., None], cases: dict[str, object], *, harmless: bool = False) -> None:
+    def each(
+        self, prefix: str, build: Callable[..., None], cases: dict[str, object], *, harmless: bool = False
+    ) -> None:
         """Add one attack for each of *cases*: *build* gets the scene and the case."""
         for name, case in cases.items():
             self.append(Attack(f"{prefix}: {name}", lambda scene, case=case: build(scene, case), harmless))

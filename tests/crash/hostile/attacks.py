@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from crash.hostile import bytes_of_frames, events_of_streams, files_of_spools, forged_state, names_of_things, rings, stores
+from crash.hostile import (
+    bytes_of_frames,
+    events_of_streams,
+    files_of_spools,
+    forged_state,
+    names_of_things,
+    rings,
+    stores,
+)
 from crash.hostile.attack import Attack
 
 _CORPORA = (files_of_spools, rings, bytes_of_frames, events_of_streams, names_of_things, forged_state, stores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from crash.hostile.attack import Corpus
 from crash.hostile.scene import Scene, foreign, replace_by
@@ -24,8 +25,11 @@ def _in_place_of(scene: Scene, case: tuple[str, str]) -> None:
 
 
 _CASES = [(which, how) for which in ("segment", "lock", "cursor", "staging") for how in HOWS]
-CORPUS.each("in its place", _in_place_of, {f"{which}, a {how}": (which, how) for which, how in _CASES
-                                           if (which, how) != ("staging", "folder")})  # fmt: skip
+CORPUS.each(
+    "in its place",
+    _in_place_of,
+    {f"{which}, a {how}": (which, how) for which, how in _CASES if (which, how) != ("staging", "folder")},
+)
 
 
 def _foreign(scene: Scene, which: str) -> None:
@@ -89,7 +93,9 @@ def _(scene: Scene) -> None:
 
 @CORPUS.add("staged file is a hard link to someone else's")
 def _(scene: Scene) -> None:
-    pen = scene.hostile(ev.pack(ev.ARTIFACT, 0, 0, "x", "staged", 0, 0o666), ev.pack(ev.STAGED_TAG, 0, 0, "t", "staged"))
+    pen = scene.hostile(
+        ev.pack(ev.ARTIFACT, 0, 0, "x", "staged", 0, 0o666), ev.pack(ev.STAGED_TAG, 0, 0, "t", "staged")
+    )
     foreign(scene.canary / "etc/shadow")
     os.link(scene.canary / "etc/shadow", pen.folder / "staging" / "staged")
     os.utime(scene.canary / "etc/shadow", (500, 1000))
@@ -102,13 +108,15 @@ def _(scene: Scene) -> None:
     mine.write_bytes(b"mine")
     mine.chmod(0o600)
     os.link(mine, pen.folder / "staging" / "staged")
-    os.utime(mine, (2000, 1000))
+    os.utime(mine, (time.time() + 9, time.time()))
 
 
 @CORPUS.add("staged device and pipe")
 def _(scene: Scene) -> None:
-    pen = scene.hostile(*(ev.pack(ev.ARTIFACT, 0, 0, name, name, 0, 0) for name in ("pipe", "device", "folder")),
-                        *(ev.pack(ev.STAGED_TAG, 0, 0, name, name) for name in ("pipe", "device", "folder")))  # fmt: skip
+    pen = scene.hostile(
+        *(ev.pack(ev.ARTIFACT, 0, 0, name, name, 0, 0) for name in ("pipe", "device", "folder")),
+        *(ev.pack(ev.STAGED_TAG, 0, 0, name, name) for name in ("pipe", "device", "folder")),
+    )
     for name, how in (("pipe", "fifo"), ("device", "device"), ("folder", "folder")):
         replace_by(pen.folder / "staging" / name, how, scene.canary)
 
@@ -139,10 +147,10 @@ def _(scene: Scene) -> None:
         os.truncate(path, 1 << 34)
 
 
-@CORPUS.add("twenty thousand empty segments", harmless=True)
+@CORPUS.add("five thousand empty segments", harmless=True)
 def _(scene: Scene) -> None:
     pen = scene.hostile()
-    for number in range(20_000):
+    for number in range(5000):
         (pen.folder / f"{pen.offset + number:016x}.00.seg").touch(0o600)
 
 

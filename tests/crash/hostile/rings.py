@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import msgpack
-
 from crash.hostile.attack import Corpus
 from crash.hostile.scene import Pen, Scene, foreign, replace_by, ring_bytes
 
@@ -30,43 +30,64 @@ def _forged(scene: Scene, fields: dict[str, object]) -> None:
     _ring(scene, pen, ring_bytes(pen, b"\0" * pen.offset + data, **about))  # type: ignore[arg-type]
 
 
-CORPUS.each("ring with", _forged, {
-    "two billion chunks": {"chunks": 2**31},
-    "no chunk": {"chunks": 0},
-    "chunks of 4 GiB": {"chunk_bytes": 2**32 - 1},
-    "more chunks than file": {"chunks": 64, "chunk_bytes": 1 << 20},
-    "an identity of 4 GiB": {"identity_length": 2**32 - 1},
-    "an identity that is a list": {"identity": msgpack.packb([1, 2])},
-    "an identity that is nested": {"identity": b"\x91" * 4000},
-    "an identity that is no msgpack": {"identity": b"\xc1"},
-    "an identity with a list for a key": {"identity": b"\x81\x91\x01\x01"},
-    "bytes committed without end": {"table": [(0, 2**63), (65536, 2**63)]},
-    "bytes committed beyond 64 bits": {"table": [(2**64 - 1, 2**64 - 1), (0, 2**64 - 1)]},
-    "a head without end": {"head": 2**64 - 1},
-})  # fmt: skip
+CORPUS.each(
+    "ring with",
+    _forged,
+    {
+        "two billion chunks": {"chunks": 2**31},
+        "no chunk": {"chunks": 0},
+        "chunks of 4 GiB": {"chunk_bytes": 2**32 - 1},
+        "more chunks than file": {"chunks": 64, "chunk_bytes": 1 << 20},
+        "an identity of 4 GiB": {"identity_length": 2**32 - 1},
+        "an identity that is a list": {"identity": msgpack.packb([1, 2])},
+        "an identity that is nested": {"identity": b"\x91" * 4000},
+        "an identity that is no msgpack": {"identity": b"\xc1"},
+        "an identity with a list for a key": {"identity": b"\x81\x91\x01\x01"},
+        "bytes committed without end": {"table": [(0, 2**63), (65536, 2**63)]},
+        "bytes committed beyond 64 bits": {"table": [(2**64 - 1, 2**64 - 1), (0, 2**64 - 1)]},
+        "a head without end": {"head": 2**64 - 1},
+    },
+    harmless=True,
+)
 
 
 def _leads(scene: Scene, identity: dict[str, object]) -> None:
-    pen = Pen(scene.folder / "hostile-spool", str(scene.store), **identity)
-    pen.identity = {key: str(value).replace("CANARY", str(scene.canary)) if key in identity else value
-                    for key, value in pen.identity.items()}  # fmt: skip
+    pen = Pen(scene.folder / "hostile-spool", str(scene.store))
+    pen.identity |= identity
+    pen.identity = {
+        key: str(value).replace("CANARY", str(scene.canary)) if key in identity else value
+        for key, value in pen.identity.items()
+    }
     data = pen.run() + pen.start() + ev.pack(ev.DEFINE_KEY, 0, "loss") + pen.point()
     _ring(scene, pen, ring_bytes(pen, data))
     pen.folder = scene.spool
     scene.pens.insert(0, pen)
 
 
-CORPUS.each("ring that leads to", _leads, {
-    "a folder that is no spool": {"spool": "CANARY"},
-    "a folder by dots": {"spool": "CANARY/../canary/deep"},
-    "a file": {"spool": "CANARY/secret"},
-    "proc": {"spool": "/proc/self/cwd/canary"},
-    "a path with NUL": {"spool": "/tmp/a\0b"},
-    "a path without end": {"spool": "/" + "a/" * 2000},
-}, harmless=True)  # fmt: skip
-CORPUS.each("ring of a host named", _leads, {
-    "by dots": {"host": "../../canary"}, "absolutely": {"host": "/etc"}, "dot dot": {"host": ".."}, "empty": {"host": ""},
-}, harmless=True)  # fmt: skip
+CORPUS.each(
+    "ring that leads to",
+    _leads,
+    {
+        "a folder that is no spool": {"spool": "CANARY"},
+        "a folder by dots": {"spool": "CANARY/../canary/deep"},
+        "a file": {"spool": "CANARY/secret"},
+        "proc": {"spool": "/proc/self/cwd/canary"},
+        "a path with NUL": {"spool": "/tmp/a\0b"},
+        "a path without end": {"spool": "/" + "a/" * 2000},
+    },
+    harmless=True,
+)
+CORPUS.each(
+    "ring of a host named",
+    _leads,
+    {
+        "by dots": {"host": "../../canary"},
+        "absolutely": {"host": "/etc"},
+        "dot dot": {"host": ".."},
+        "empty": {"host": ""},
+    },
+    harmless=True,
+)
 
 
 @CORPUS.add("ring that leads to another user's spool")
@@ -106,7 +127,7 @@ def _(scene: Scene) -> None:
     name = os.urandom(16).hex()
     target = scene.canary / f"{name}.ring"
     target.write_bytes(b"TSRING1\0 not a ring")
-    os.utime(target, (2000, 1000))  # it may be looked at: it is called a ring of this stream
+    os.utime(target, (time.time() + 9, time.time()))  # it may be looked at: it is called a ring of this stream
     pen = scene.pen(name=name, ring=str(target))
     pen.data(pen.run(), pen.start(), count=1)
 

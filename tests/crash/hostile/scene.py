@@ -86,7 +86,9 @@ class Pen:
         return ev.pack(ev.POINT, run, key, T0 + 1_000_000 * step if time is None else time, step, value)
 
     def seal(self) -> None:
-        self.bytes(frame.encode(frame.SEAL, self.raw, self.offset, events_before=self.events, points_before=self.points))
+        self.bytes(
+            frame.encode(frame.SEAL, self.raw, self.offset, events_before=self.events, points_before=self.points)
+        )
 
     def stage(self, name: str, content: bytes) -> Path:
         path = self.folder / "staging" / name
@@ -179,8 +181,8 @@ class Scene:
         assert "status: 3" in (folder / "meta.yaml").read_text()
 
     def leaked(self) -> list[Path]:
-        """Files of the store and the spool that hold a secret."""
-        return [path for top in (self.store, self.spool, self.folder / "replayed") for path in _files(top)
+        """Files of the stores that hold a secret."""
+        return [path for top in (self.store, self.folder / "replayed") for path in _files(top)
                 if SECRET in path.read_bytes()]  # fmt: skip
 
 

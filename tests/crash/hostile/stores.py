@@ -33,7 +33,7 @@ YAMLS = {
     "a merge of itself": b"<<: &a {<<: *a}\nexperiment_id: '5'\nname: x\n",
     "a list for a key": b"? [1, 2]\n: 3\nexperiment_id: '5'\nname: x\n",
     "bytes without end": b"a" * (8 << 20),
-}  # fmt: skip
+}
 
 
 def _base(scene: Scene) -> None:
@@ -88,9 +88,15 @@ def _linked(scene: Scene, what: str) -> None:
     folder = _run_folder(scene)
     pen = scene.pens[-1]
     pen.stage("staged", b"x")
-    pen.data(ev.pack(ev.DEFINE_KEY, 1, "d/loss"), pen.point(1, key=1), ev.pack(ev.PARAMS, 0, 0, ["p", "1", "d/p", "2"]),
-             ev.pack(ev.TAGS, 0, 0, ["t", "1", "d/t", "2"]), ev.pack(ev.ARTIFACT, 0, 0, "d/secret", "staged", 1, 0o644),
-             ev.pack(ev.ARTIFACT, 0, 0, "secret", "staged", 1, 0o644), ev.pack(ev.TAGS, 0, 9, ["secret", None, "d/x", None]))  # fmt: skip
+    pen.data(
+        ev.pack(ev.DEFINE_KEY, 1, "d/loss"),
+        pen.point(1, key=1),
+        ev.pack(ev.PARAMS, 0, 0, ["p", "1", "d/p", "2"]),
+        ev.pack(ev.TAGS, 0, 0, ["t", "1", "d/t", "2"]),
+        ev.pack(ev.ARTIFACT, 0, 0, "d/secret", "staged", 1, 0o644),
+        ev.pack(ev.ARTIFACT, 0, 0, "secret", "staged", 1, 0o644),
+        ev.pack(ev.TAGS, 0, 9, ["secret", None, "d/x", None]),
+    )
     path = folder / what if what else folder
     if path.is_dir():
         shutil.rmtree(path)
@@ -112,7 +118,9 @@ def _file(scene: Scene, case: tuple[str, str]) -> None:
     os.utime(scene.canary / "metrics/loss", (500, 1000))
 
 
-for _case in [(name, how) for name in ("metrics/loss", "params/p", "tags/t") for how in ("symlink", "fifo", "device", "hard link")]:
+for _case in [
+    (name, how) for name in ("metrics/loss", "params/p", "tags/t") for how in ("symlink", "fifo", "device", "hard link")
+]:
     CORPUS.add(f"{_case[1]} in place of {_case[0]}", harmless=True, mlflow_cannot=True)(
         lambda scene, case=_case: _file(scene, case)  # type: ignore[misc]
     )

@@ -24,7 +24,7 @@ def test_other_names_are_no_segments(name: str) -> None:
 
 
 def test_segments_come_in_order_of_offset_then_attempt(tmp_path: Path) -> None:
-    names = [SegmentName(256, 0), SegmentName(16, 2), SegmentName(16, 10), SegmentName(0, 0), SegmentName(2**64 - 1, 0)]
+    names = [SegmentName(256, 0), SegmentName(16, 2), SegmentName(16, 10), SegmentName(0, 0), SegmentName(2**63 - 1, 0)]
     for name in names:
         (tmp_path / str(name)).touch()
     (tmp_path / "lock").touch()
