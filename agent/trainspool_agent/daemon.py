@@ -24,9 +24,9 @@ from trainspool_agent.agentlock import AgentLock
 from trainspool_agent.discover import Place
 from trainspool_agent.follow import Stores, carry
 from trainspool_agent.health import Health
-from trainspool_agent.keeper import Keeper
 from trainspool_agent.liveness import Life, boot_id
 from trainspool_agent.pace import Pace
+from trainspool_agent.retention.keeper import Keeper
 from trainspool_agent.settings import Settings
 from trainspool_agent.tail import Stream
 

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainspool_agent import account, findrun, inspect_spool
-from trainspool_agent.inspect_spool import ENDED
+from trainspool_agent.look import account, findrun
+from trainspool_agent.look import spool as inspect_spool
+from trainspool_agent.look.spool import ENDED
 
 EXIT_WAIT_S = 10.0
 LOOK_S, LOOK_S_MAX = 0.1, 0.5

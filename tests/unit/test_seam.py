@@ -33,14 +33,14 @@ NO_SPOOL_NO_STORE = {
     "agent/trainspool_agent/sync.py": {"mkdir", "write_bytes"},
     # Locks are taken on descriptors that could write; nothing is written.
     "agent/trainspool_agent/liveness.py": {"os.open"},
-    "agent/trainspool_agent/repair.py": {"os.open"},
+    "agent/trainspool_agent/verify/repair.py": {"os.open"},
     # Read only, by flags that have a name.
     "sdk/trainspool/spool/quota.py": {"os.open"},
     # Folders, to make things in through the seam.
     "agent/trainspool_agent/store/artifacts.py": {"os.open"},
     # A folder of their own, removed again, and questions to the shell's path.
-    "agent/trainspool_agent/selftest.py": {"tempfile.TemporaryDirectory"},
-    "agent/trainspool_agent/doctor.py": {"os.open", "tempfile.NamedTemporaryFile"},
+    "agent/trainspool_agent/doctor/selftest.py": {"tempfile.TemporaryDirectory"},
+    "agent/trainspool_agent/doctor/__init__.py": {"os.open", "tempfile.NamedTemporaryFile"},
     "agent/trainspool_agent/demo/training.py": {"tempfile.TemporaryDirectory"},
     "agent/trainspool_agent/typed.py": {"shutil.which"},
     "agent/trainspool_agent/cli/show.py": {"os.open"},

@@ -9,9 +9,11 @@ from pathlib import Path
 import click
 
 from trainspool.spool import layout
-from trainspool_agent import eventfacts, inspect_spool, reading
 from trainspool_agent.cli import show
-from trainspool_agent.streamframes import Trouble
+from trainspool_agent.look import facts as eventfacts
+from trainspool_agent.look import reading
+from trainspool_agent.look import spool as inspect_spool
+from trainspool_agent.look.frames import Trouble
 
 
 @click.command()

@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from trainspool.spool import layout
-from trainspool_agent import inspect_spool, retention
+from trainspool_agent import retention
 from trainspool_agent.cli import show
+from trainspool_agent.look import spool as inspect_spool
 from trainspool_agent.retention import Report
 from trainspool_agent.settings import BadSetting, load
 

@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from trainspool.spool import layout
-from trainspool_agent import inspect_spool, walk
 from trainspool_agent.cli import show
-from trainspool_agent.inspect_spool import SeenStream
+from trainspool_agent.look import spool as inspect_spool
+from trainspool_agent.look import walk
+from trainspool_agent.look.spool import SeenStream
 
 
 @click.command()

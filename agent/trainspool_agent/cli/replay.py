@@ -15,7 +15,7 @@ import click
 from trainspool_agent.cli import show
 from trainspool_agent.replay import Progress, Report, preview
 from trainspool_agent.replay import replay as replay_into
-from trainspool_agent.replaysurvey import FoundRun, Wanted
+from trainspool_agent.replay.survey import FoundRun, Wanted
 
 Result = TypeVar("Result")
 TIMES = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])

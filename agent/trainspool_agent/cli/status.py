@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from trainspool.spool.layout import host_name
-from trainspool_agent import account, findrun, inspect_spool, overview
 from trainspool_agent.cli import show
+from trainspool_agent.look import account, findrun, overview
+from trainspool_agent.look import spool as inspect_spool
 from trainspool_agent.settings import Settings
 
 DEFAULT_STORE = Path("mlruns")

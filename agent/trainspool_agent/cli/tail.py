@@ -7,12 +7,14 @@ from pathlib import Path
 
 import click
 
-from trainspool_agent import eventfacts, findrun, inspect_spool
 from trainspool_agent.cli import show
 from trainspool_agent.cli.status import DEFAULT_STORE
-from trainspool_agent.reading import Found, Wanted
-from trainspool_agent.streamframes import Trouble
-from trainspool_agent.tailing import Tail
+from trainspool_agent.look import facts as eventfacts
+from trainspool_agent.look import findrun
+from trainspool_agent.look import spool as inspect_spool
+from trainspool_agent.look.frames import Trouble
+from trainspool_agent.look.reading import Found, Wanted
+from trainspool_agent.look.tailing import Tail
 
 
 @click.command()

@@ -11,13 +11,15 @@ from typing import Any
 import click
 
 from trainspool.spool import layout
-from trainspool_agent import inspect_spool, reading, verify
+from trainspool_agent import verify
 from trainspool_agent.cli import show
 from trainspool_agent.discover import Place
-from trainspool_agent.findings import Finding
-from trainspool_agent.inspect_spool import SeenStream
-from trainspool_agent.repair import Repaired, repair
+from trainspool_agent.look import reading
+from trainspool_agent.look import spool as inspect_spool
+from trainspool_agent.look.spool import SeenStream
 from trainspool_agent.verify import Verdict
+from trainspool_agent.verify.findings import Finding
+from trainspool_agent.verify.repair import Repaired, repair
 
 BAR_FROM_BYTES = 64 << 20
 

@@ -19,7 +19,7 @@ from crash.simulation.writers import Writer, ring_files
 
 from trainspool_agent import cursor
 from trainspool_agent.replay import replay
-from trainspool_agent.replaysurvey import Wanted
+from trainspool_agent.replay.survey import Wanted
 
 WRITERS_MAX = 5
 RUNS = 4

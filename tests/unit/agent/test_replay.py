@@ -19,12 +19,14 @@ from trainspool.spool import events as ev
 from trainspool.spool import layout
 from trainspool.spool.ring import Ring
 from trainspool.spool.segment import SegmentWriter
-from trainspool_agent import agentlock, checkpoint, health, replay, replayguard, replaystream
+from trainspool_agent import agentlock, checkpoint, health, replay
 from trainspool_agent.cli import main
 from trainspool_agent.liveness import boot_id
-from trainspool_agent.replayguard import StoreBusy
-from trainspool_agent.replaysurvey import Wanted
-from trainspool_agent.replaywork import Workers
+from trainspool_agent.replay import guard as replayguard
+from trainspool_agent.replay import stream as replaystream
+from trainspool_agent.replay.guard import StoreBusy
+from trainspool_agent.replay.survey import Wanted
+from trainspool_agent.replay.work import Workers
 from trainspool_agent.store.changes import Lines, Texts
 
 RUNS = [digit * 32 for digit in "123456"]

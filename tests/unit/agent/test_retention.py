@@ -17,8 +17,9 @@ import pytest
 from trainspool.spool import events, files, layout, quota, trimmed
 from trainspool.spool.reader import Damage, Frame, StreamReader
 from trainspool.spool.segment import SegmentWriter
-from trainspool_agent import checkpoint, cursor, inspect_spool, replay, retention, verify
-from trainspool_agent.replaysurvey import Wanted
+from trainspool_agent import checkpoint, cursor, replay, retention, verify
+from trainspool_agent.look import spool as inspect_spool
+from trainspool_agent.replay.survey import Wanted
 from trainspool_agent.retention import BEYOND, OLD, QUOTA, Report
 from trainspool_agent.settings import Retention
 

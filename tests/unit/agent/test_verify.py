@@ -20,12 +20,14 @@ from trainspool.spool import files, frame, layout
 from trainspool.spool.files import Files
 from trainspool.spool.reader import Damage, Frame, StreamReader
 from trainspool.spool.segment import SegmentWriter
-from trainspool_agent import cursor, inspect_spool, verify, walk
+from trainspool_agent import cursor, verify
 from trainspool_agent.cli import main
 from trainspool_agent.discover import Place
-from trainspool_agent.findings import Finding
-from trainspool_agent.repair import repair
+from trainspool_agent.look import spool as inspect_spool
+from trainspool_agent.look import walk
 from trainspool_agent.verify import CheckedStream
+from trainspool_agent.verify.findings import Finding
+from trainspool_agent.verify.repair import repair
 
 VECTORS = Path(__file__).parents[2] / "data" / "v1"
 STREAM = bytes(range(16))

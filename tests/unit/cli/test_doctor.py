@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trainspool_agent import box as machine
 from trainspool_agent import doctor
 from trainspool_agent.doctor import FAIL, OK, WARN
+from trainspool_agent.doctor import box as machine
 
 from .conftest import Box
 

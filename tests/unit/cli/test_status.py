@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainspool_agent import findrun
+from trainspool_agent.look import findrun
 
 from .conftest import Box
 
@@ -90,7 +90,7 @@ def test_an_unknown_run_says_where_we_looked(box: Box) -> None:
 
 
 def test_runs_are_found_in_the_spool_by_the_bytes_of_their_definitions(box: Box) -> None:
-    from trainspool_agent import inspect_spool
+    from trainspool_agent.look import spool as inspect_spool
 
     box.log("for n in range(3):\n  with ts.start_run(run_name=f'run {n}'): ts.log_metric('a', n)")
     (seen,) = inspect_spool.seen_streams(box.spool)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainspool.spool.ringfolder import ring_folder
-from trainspool_agent import findrun
+from trainspool_agent.look import findrun
 
 POINTS = 2000
 TIMEOUT_S = 60.0

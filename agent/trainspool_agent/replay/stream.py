@@ -10,9 +10,9 @@ import msgpack
 from trainspool.spool.reader import Damage
 from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef
 from trainspool_agent.health import explain
-from trainspool_agent.replayguard import Carried
-from trainspool_agent.replaysource import Parts, Source
-from trainspool_agent.replaywork import Selection, Task
+from trainspool_agent.replay.guard import Carried
+from trainspool_agent.replay.source import Parts, Source
+from trainspool_agent.replay.work import Selection, Task
 
 TASK_BYTES = 192 << 10  # of events: what one batch is made of
 _MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)

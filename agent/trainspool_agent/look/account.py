@@ -14,9 +14,9 @@ from trainspool.spool import events as ev
 from trainspool.spool.reader import Damage
 from trainspool_agent import checkpoint
 from trainspool_agent.compact import EventFrame, RunRef, compact
-from trainspool_agent.findrun import RunAt, runs_in
-from trainspool_agent.inspect_spool import SeenStream
 from trainspool_agent.liveness import boot_id
+from trainspool_agent.look.findrun import RunAt, runs_in
+from trainspool_agent.look.spool import SeenStream
 from trainspool_agent.store import meta
 from trainspool_agent.store.attempts import Sessions, outcome
 from trainspool_agent.store.changes import RunChanges

@@ -12,11 +12,11 @@ import msgpack
 from trainspool.spool.layout import CURSOR
 from trainspool_agent import checkpoint, cursor
 from trainspool_agent.compact import RunRef
-from trainspool_agent.findings import Finding
 from trainspool_agent.store import reader as stores
 from trainspool_agent.store.layout import APPLIED, DURABLE
 from trainspool_agent.store.limits import CHECKPOINT_BYTES_MAX
-from trainspool_agent.verifysegment import UPGRADE
+from trainspool_agent.verify.findings import Finding
+from trainspool_agent.verify.segment import UPGRADE
 
 REPAIR = "trainspool verify --repair, which sets it aside: it is rebuilt"
 

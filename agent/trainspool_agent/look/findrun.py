@@ -22,9 +22,9 @@ from trainspool.errors import SpoolError, TrainspoolError
 from trainspool.spool import events as ev
 from trainspool.spool import layout
 from trainspool.spool.ringfile import read_ring
-from trainspool_agent import walk
 from trainspool_agent.compact import RunRef
-from trainspool_agent.inspect_spool import SeenStream
+from trainspool_agent.look import walk
+from trainspool_agent.look.spool import SeenStream
 from trainspool_agent.store import meta
 from trainspool_agent.store.layout import META, MODELS, TRASH, is_run_id
 

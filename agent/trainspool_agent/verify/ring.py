@@ -14,9 +14,9 @@ import msgpack
 from trainspool.errors import SpoolError, UnknownFormatVersion
 from trainspool.spool import events as ev
 from trainspool.spool.ringfile import CHUNK_BYTES_UNIT, CHUNK_TABLE_AT, HEADER_BYTES, RingView, read_ring
-from trainspool_agent.findings import Finding
-from trainspool_agent.inspect_spool import LIVE, SeenStream
-from trainspool_agent.verifysegment import UPGRADE
+from trainspool_agent.look.spool import LIVE, SeenStream
+from trainspool_agent.verify.findings import Finding
+from trainspool_agent.verify.segment import UPGRADE
 
 TRIES = 5  # of a living ring, which may turn under us
 _MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)

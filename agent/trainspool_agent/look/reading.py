@@ -11,10 +11,11 @@ from trainspool.errors import SpoolError
 from trainspool.spool import events as ev
 from trainspool.spool import layout
 from trainspool.spool.reader import Damage
-from trainspool_agent import eventfacts, walk
 from trainspool_agent.compact import Dictionary, EventFrame
-from trainspool_agent.inspect_spool import SeenStream
-from trainspool_agent.streamframes import Event, StreamFrames, Trouble, events_in_segment, events_of
+from trainspool_agent.look import facts as eventfacts
+from trainspool_agent.look import walk
+from trainspool_agent.look.frames import Event, StreamFrames, Trouble, events_in_segment, events_of
+from trainspool_agent.look.spool import SeenStream
 
 Found = dict[str, Any] | Trouble
 

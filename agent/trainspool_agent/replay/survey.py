@@ -13,7 +13,7 @@ import msgpack
 from trainspool.spool import events as ev
 from trainspool.spool.experiments import DEFAULT_NAME
 from trainspool_agent.compact import Dictionary, EventFrame, RunRef
-from trainspool_agent.replaysource import Defined, Parts, Source
+from trainspool_agent.replay.source import Defined, Parts, Source
 
 _MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)
 

@@ -18,9 +18,10 @@ from trainspool.spool import events as ev
 from trainspool.spool import layout
 from trainspool.spool.reader import Damage, Frame, Opened, StreamReader
 from trainspool.spool.ringfile import RingView, read_ring
-from trainspool_agent import discover, reading, walk
+from trainspool_agent import discover
 from trainspool_agent.compact import EventFrame
-from trainspool_agent.inspect_spool import ring_places
+from trainspool_agent.look import reading, walk
+from trainspool_agent.look.spool import ring_places
 
 DEPTH_MAX = 4  # from the folder named down to a stream: spool, streams, host, stream
 READ_BYTES = 1 << 20

@@ -24,10 +24,10 @@ from trainspool.spool import files, frame, layout
 from trainspool.spool.frame import Header
 from trainspool.spool.layout import SegmentName
 from trainspool.spool.segment import ATTEMPTS_MAX, DICTIONARY_FRAME_BYTES
-from trainspool_agent import walk
-from trainspool_agent.inspect_spool import DEAD, ENDED, LIVE, SeenStream
+from trainspool_agent.look import walk
+from trainspool_agent.look.spool import DEAD, ENDED, LIVE, SeenStream
+from trainspool_agent.look.walk import Part
 from trainspool_agent.verify import DAMAGED_SUFFIX, CheckedStream, Verdict
-from trainspool_agent.walk import Part
 
 _MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)
 _NO_LOCKS = frozenset((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainspool.spool import layout
-from trainspool_agent import findrun, inspect_spool
-from trainspool_agent.inspect_spool import ENDED, SeenStream
-from trainspool_agent.reading import Found, StreamSource, Wanted
+from trainspool_agent.look import findrun
+from trainspool_agent.look import spool as inspect_spool
+from trainspool_agent.look.reading import Found, StreamSource, Wanted
+from trainspool_agent.look.spool import ENDED, SeenStream
 
 POLL_S = 0.1
 RESCAN_S = 0.5

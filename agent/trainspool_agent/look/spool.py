@@ -19,8 +19,8 @@ from trainspool.spool.ringfolder import agent_folder
 from trainspool_agent import cursor, discover, liveness
 from trainspool_agent.discover import Place
 from trainspool_agent.liveness import Process
-from trainspool_agent.streamframes import StreamFrames
-from trainspool_agent.walk import segment_end
+from trainspool_agent.look.frames import StreamFrames
+from trainspool_agent.look.walk import segment_end
 
 LIVE, DEAD, ENDED, UNKNOWN = "live", "dead", "ended", "unknown"
 _UNREADABLE = (OSError, SpoolError, ValueError, TypeError, msgpack.exceptions.UnpackException)

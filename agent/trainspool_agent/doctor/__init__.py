@@ -18,7 +18,9 @@ from pathlib import Path
 from trainspool.spool import ring
 from trainspool.spool.events import FORMAT_VERSION
 from trainspool.spool.ringfolder import ring_folder
-from trainspool_agent import agentlock, box, findrun, selftest
+from trainspool_agent import agentlock
+from trainspool_agent.doctor import box, selftest
+from trainspool_agent.look import findrun
 from trainspool_agent.settings import Settings
 from trainspool_agent.store.layout import APPLIED, DURABLE, META
 

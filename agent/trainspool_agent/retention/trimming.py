@@ -21,10 +21,11 @@ from trainspool.errors import SpoolError
 from trainspool.spool import events as ev
 from trainspool.spool import files, frame, layout, trimmed
 from trainspool.spool.layout import SegmentName
-from trainspool_agent import streamframes, walk
 from trainspool_agent.compact import Dictionary, EventFrame
-from trainspool_agent.streamframes import Event
-from trainspool_agent.walk import Part
+from trainspool_agent.look import frames as streamframes
+from trainspool_agent.look import walk
+from trainspool_agent.look.frames import Event
+from trainspool_agent.look.walk import Part
 
 GONE = ".gone-"  # how the name of a folder that is being removed begins: no stream's
 _KINDS = frozenset(range(len(ev.KIND_NAMES)))

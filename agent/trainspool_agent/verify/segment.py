@@ -15,10 +15,10 @@ from trainspool.spool import events as ev
 from trainspool.spool import frame, layout
 from trainspool.spool.frame import Header
 from trainspool.spool.segment import ENDED_IN_ORDER
-from trainspool_agent import walk
 from trainspool_agent.compact import Dictionary, EventFrame, RunRef, compact
-from trainspool_agent.findings import Finding
-from trainspool_agent.walk import Part
+from trainspool_agent.look import walk
+from trainspool_agent.look.walk import Part
+from trainspool_agent.verify.findings import Finding
 
 EVENT_HALF_BYTES_MAX = 512 << 10  # of a data frame: its events, and its definitions
 UPGRADE = "pip install --upgrade 'trainspool[agent]'"

@@ -16,12 +16,13 @@ from trainspool.errors import SpoolError, UnknownFormatVersion
 from trainspool.spool import layout
 from trainspool.spool.layout import SegmentName
 from trainspool.spool.reader import Damage, Opened, StreamReader
-from trainspool_agent import inspect_spool, verifystate
 from trainspool_agent.compact import RunRef
-from trainspool_agent.findings import Finding
-from trainspool_agent.inspect_spool import LIVE, UNKNOWN, SeenStream
-from trainspool_agent.verifyring import check_ring
-from trainspool_agent.verifysegment import CheckedSegment, check_segment
+from trainspool_agent.look import spool as inspect_spool
+from trainspool_agent.look.spool import LIVE, UNKNOWN, SeenStream
+from trainspool_agent.verify import state as verifystate
+from trainspool_agent.verify.findings import Finding
+from trainspool_agent.verify.ring import check_ring
+from trainspool_agent.verify.segment import CheckedSegment, check_segment
 
 READ_BYTES = 4 << 20
 DAMAGED_SUFFIX = ".damaged"

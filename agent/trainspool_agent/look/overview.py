@@ -9,12 +9,14 @@ from typing import Any
 
 from trainspool.spool.events import FORMAT_VERSION
 from trainspool.spool.ringfolder import state_folder
-from trainspool_agent import agentlock, eventfacts, health, inspect_spool
+from trainspool_agent import agentlock, health
 from trainspool_agent.compact import EventFrame
-from trainspool_agent.inspect_spool import DEAD, ENDED, LIVE, SeenStream
+from trainspool_agent.look import facts as eventfacts
+from trainspool_agent.look import spool as inspect_spool
+from trainspool_agent.look.frames import Event, events_of
+from trainspool_agent.look.fullness import usage_facts, usage_problems
+from trainspool_agent.look.spool import DEAD, ENDED, LIVE, SeenStream
 from trainspool_agent.settings import Retention
-from trainspool_agent.spoolfacts import usage_facts, usage_problems
-from trainspool_agent.streamframes import Event, events_of
 
 SAMPLE_S = 0.25
 LAGS_MAX = 100

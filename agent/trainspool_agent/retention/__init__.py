@@ -22,11 +22,13 @@ from trainspool.spool import layout, quota, trimmed
 from trainspool.spool.layout import SegmentName
 from trainspool.spool.quota import Quota, Usage
 from trainspool_agent import cursor as cursors
-from trainspool_agent import discover, trimming, walk
+from trainspool_agent import discover
 from trainspool_agent.discover import Place
-from trainspool_agent.durability import Durability
+from trainspool_agent.look import walk
+from trainspool_agent.retention import trimming
+from trainspool_agent.retention.durability import Durability
+from trainspool_agent.retention.trimming import Content
 from trainspool_agent.settings import Retention
-from trainspool_agent.trimming import Content
 
 UNSEALED_S = 7200.0  # a segment is rolled after an hour: one this old, and not sealed, was abandoned
 DAY_S = 86400.0

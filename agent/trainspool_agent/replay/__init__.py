@@ -18,14 +18,16 @@ from pathlib import Path
 
 from trainspool.errors import TrainspoolError
 from trainspool.spool.reader import Damage
-from trainspool_agent import checkpoint, replayguard, replaysource
+from trainspool_agent import checkpoint
 from trainspool_agent.compact import Batch, RunRef
 from trainspool_agent.liveness import boot_id
-from trainspool_agent.replaysource import Defined, Source
-from trainspool_agent.replaystaged import leave_out_missing
-from trainspool_agent.replaystream import Note, ReplayedStream
-from trainspool_agent.replaysurvey import FoundRun, Wanted, survey
-from trainspool_agent.replaywork import Compactor, Inline, Selection, Workers
+from trainspool_agent.replay import guard as replayguard
+from trainspool_agent.replay import source as replaysource
+from trainspool_agent.replay.source import Defined, Source
+from trainspool_agent.replay.staged import leave_out_missing
+from trainspool_agent.replay.stream import Note, ReplayedStream
+from trainspool_agent.replay.survey import FoundRun, Wanted, survey
+from trainspool_agent.replay.work import Compactor, Inline, Selection, Workers
 from trainspool_agent.store import mending
 from trainspool_agent.store import reader as stores
 from trainspool_agent.store.changes import ExperimentChange

@@ -19,8 +19,8 @@ from trainspool.spool import events as ev
 from trainspool.spool import frame, layout
 from trainspool.spool.reader import Damage, Frame, Opened, StreamReader
 from trainspool.spool.ringfile import RingView, read_ring
-from trainspool_agent import walk
 from trainspool_agent.compact import Dictionary, EventFrame
+from trainspool_agent.look import walk
 
 RING_TRIES = 5
 _MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)

@@ -21,7 +21,7 @@ import msgpack
 
 from trainspool.errors import TrainspoolError
 from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef, compact
-from trainspool_agent.replayguard import is_store
+from trainspool_agent.replay.guard import is_store
 from trainspool_agent.store.changes import Lines, Point, Texts
 
 AHEAD = 3  # tasks that may wait at one worker: bounds memory

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainspool.spool import events as ev
 from trainspool_agent.compact import Dictionary, RunRef
-from trainspool_agent.streamframes import Event
+from trainspool_agent.look.frames import Event
 
 KINDS = tuple(name.replace(" ", "-") for name in ev.KIND_NAMES)
 DEFINING_KINDS = tuple(KINDS[kind] for kind in sorted(ev.DEFINITIONS))

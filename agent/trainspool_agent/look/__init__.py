@@ -1,0 +1,1 @@
+"""Looking at spools, streams and runs for the command line; changes nothing and needs no agent."""
