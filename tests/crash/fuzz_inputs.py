@@ -97,7 +97,7 @@ def mutated(random: Random, data: bytes, most: int = 6) -> bytes:
 
 
 def segment(random: Random) -> bytes:
-    """Return a segment: frames left out, doubled, in another order, changed inside, with right checksums or wrong ones."""
+    """Return a segment: frames left out, doubled, reordered, changed inside, with right checksums or wrong ones."""
     frames = list(random.choice(_BY_SEGMENT))
     for _ in range(random.randint(1, 5)):
         at = random.randrange(len(frames))
