@@ -20,7 +20,7 @@ from faults import ERRORS, KILLED, FaultyFiles, under
 from storyline import Logged, Story, paths_of
 from wholeway import World
 
-SAMPLE_S = 10.0
+SAMPLE_S = 8.0
 KILLS = 20
 Case = tuple[bool, int, "int | str", bool]  # in order, step, error, until healed
 

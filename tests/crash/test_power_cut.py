@@ -25,7 +25,7 @@ from wholeway import World
 from trainspool.stream import stream
 from trainspool_agent.files import StoreFiles
 
-SAMPLE_S = 10.0
+SAMPLE_S = 8.0
 SYNCS = 70  # in the story
 LONG_STATES = 12_000
 
@@ -178,7 +178,7 @@ def run_failing_syncs(home: Path, rnd: random.Random, numbers: list[int], cuts: 
 
 def test_after_a_failed_sync_no_later_one_makes_a_promise_that_a_power_cut_breaks(home: Path, seed: int) -> None:
     rnd = random.Random(seed)
-    failed = run_failing_syncs(home, rnd, rnd.sample(range(1, SYNCS), 12), 6)
+    failed = run_failing_syncs(home, rnd, rnd.sample(range(1, SYNCS), 5), 6)
     assert not failed, "\n".join(failed[:10])
 
 

@@ -22,8 +22,8 @@ from trainspool.spool.reader import Damage, Frame, StreamReader
 from trainspool_agent.files import StoreFiles
 
 SEGMENT_BYTES = 64 << 10
-SAMPLE_S = 6.0
-STORES = 60
+SAMPLE_S = 4.0
+STORES = 25
 Held = tuple[int, int, bytes]  # offset, end, events
 
 
