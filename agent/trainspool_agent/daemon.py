@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -39,6 +40,7 @@ SAVE_SHARE, SAVE_INTERVAL_S_MAX = 0.005, 10.0  # of a core, for checkpoints; wha
 STOP_PATIENCE_S = 3.0
 OPEN_FILES_WANTED = 65536
 LOG_BYTES_MAX = 10 << 20
+GARBAGE_OBJECTS = 50_000  # alive beyond the last collection: more than the points of a turn
 
 log = logging.getLogger("trainspool.agent")
 
@@ -108,6 +110,8 @@ class Agent:
 
     def _start(self) -> list[asyncio.Task[None]]:
         _allow_many_files()
+        # A batch lives for a turn and frees itself; by default each one would set off a collection that finds nothing.
+        gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)

@@ -13,12 +13,12 @@ from bench.table import Line
 STREAMS = 100
 SETTLE_S = 5.0
 IDLE = (
-    "every living stream is probed twice a second (a flock each) and every ring opened again at each rescan: that is "
-    "two thirds of it"
+    "every living stream is probed once a second (a flock, its inode, a pidfd), and its files and ring are looked at "
+    "every five; nothing else is left but the loop's own ticks"
 )
 BUSY = (
-    "2,000 appends to metric files a second (20 files per stream and turn), a listing of the folder after every "
-    "read, then checkpoints and cursors: per turn and file, not per point"
+    "an append to each of 20 files per stream and turn, 3 µs of kernel each, then the text of 10,000 values a second; "
+    "where turns would take more than 5 % of a core, points gather for up to a second"
 )
 RSS_MIB = 80.0
 
