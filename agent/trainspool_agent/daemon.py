@@ -169,8 +169,18 @@ class Agent:
             self.health.clear("checkpoint")
         except OSError as error:
             self.health.note("checkpoint", error)
+        self._rewind(self.stores.take_fallen())
         for stream in self.streams.values():
             self._save_cursor(stream)
+
+    def _rewind(self, runs: set[str]) -> None:
+        """Carry again what another agent's checkpoint does not know of *runs*; the stores fold the rest."""
+        for place, stream in self.streams.items() if runs else ():
+            if any(run.run_id in runs for run in stream.cursor.runs):
+                had_ended = stream.ended
+                stream.rewind()
+                if had_ended:
+                    self._tasks[place] = asyncio.create_task(carry(stream, self.stores, self.pace), name=place.name)
 
     def _save_cursor(self, stream: Stream) -> None:
         try:

@@ -48,8 +48,10 @@ async def _apply(frames: list[EventFrame], stream: Stream, stores: Stores) -> Ba
         if error is None:
             stream.facts.release()
             return batch
+        if isinstance(error, RunMoved):
+            raise error  # perhaps back to before these frames
         if isinstance(error, RunHeld):
-            pause_s = 0.0 if isinstance(error, RunMoved) else RETRY_FIRST_S  # it is asked for, so it comes soon
+            pause_s = RETRY_FIRST_S  # it is asked for, so it comes soon
         if not isinstance(error, RunHeld) or time.monotonic() - begun > HELD_SILENTLY_S:
             stream.facts.hold(error)
         await _pause(stream, pause_s)
@@ -66,6 +68,9 @@ async def carry(stream: Stream, stores: Stores, pace: Pace) -> None:
         try:
             stream.begin(lambda run: stores.position(run, stream.name))
             await follow(stream, stores, pace)
+        except RunMoved:
+            await asyncio.sleep(0)
+            continue  # from where its store has it now
         except (OSError, TrainspoolError) as error:
             _held(stream, error)
         except Exception as error:  # noqa: BLE001  the task's boundary: one stream's bug must not stop the others
@@ -214,6 +219,14 @@ class Stores:
             return self.at(run.store).is_settled(run, stream)
         except (OSError, TrainspoolError):
             return False
+
+    def take_fallen(self) -> set[str]:
+        """Return the runs that may be further behind in their store than this agent left them, each once."""
+        fallen: set[str] = set()
+        for store in self._open.values():
+            fallen |= store.fallen
+            store.fallen.clear()
+        return fallen
 
     def checkpoint(self, *, force: bool = False) -> None:
         """Write the applied checkpoints that are due. Raises OSError: of one store, the others are written."""

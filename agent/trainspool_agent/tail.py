@@ -35,6 +35,7 @@ from trainspool_agent.health import StreamFacts
 from trainspool_agent.liveness import Life, Liveness
 from trainspool_agent.pace import Pace
 from trainspool_agent.store.changes import leaves_unknown_tail
+from trainspool_agent.store.errors import RunMoved
 
 TURN_BYTES = 128 << 10  # what one turn carries: under 20 ms of compaction and store
 PROGRAM_CHARACTERS_MAX = 200
@@ -56,7 +57,7 @@ class Stream:
         self.dictionary = Dictionary()
         self.identity: dict[str, Any] | None = None
         self.wake = asyncio.Event()
-        self.closing = self.waiting = self.drained = self.ended = False
+        self.closing = self.waiting = self.drained = self.ended = self._rewinding = False
         self.damages: list[Damage] = []
         self._position: Callable[[RunRef], int] = lambda run: 0
         self._counted_to = self.cursor.offset  # damage before it is counted already
@@ -74,12 +75,22 @@ class Stream:
 
     def begin(self, position: Callable[[RunRef], int]) -> None:
         """Start, or start again, where the run that is furthest behind needs it."""
-        self._position = position
+        self._position, self._rewinding = position, False
         behind = (max(first, position(run)) for run, first in self.cursor.runs.items())
         self.reader.close()
         self.reader = self._reader(min([self.cursor.offset, *behind]))
         self.dictionary = Dictionary()
         self.damages.clear()
+
+    def rewind(self) -> None:
+        """Have it read again from where its runs' stores have it; one that had ended is to be carried anew."""
+        self._rewinding, self.ended = True, False
+        self.wake.set()
+
+    def check_rewind(self) -> None:
+        """Raise RunMoved if it is to be read again."""
+        if self._rewinding:
+            raise RunMoved(self.name)
 
     @property
     def dead(self) -> bool:
@@ -305,8 +316,10 @@ async def tail(stream: Stream, pace: Pace) -> AsyncIterator[list[Item]]:
 
     Raises:
         SpoolError, OSError: the stream cannot be read on; begin again later.
+        RunMoved: begin again now.
     """
     while not stream.closing:
+        stream.check_rewind()
         stream.wake.clear()
         begun, offset = time.thread_time(), stream.reader.offset
         items = stream.reader.read(TURN_BYTES)

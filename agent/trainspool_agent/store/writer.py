@@ -74,6 +74,8 @@ class FileStore:
         aftercut.mend(str(self.root), boot_id)
         self._memory = RunMemory(self._experiments, boot_id)
         self._leases = leases or Leases()
+        self.fallen: set[str] = set()
+        """Runs of which another agent's checkpoint, now ours, may know less than we had applied: to be read again."""
         self._cleaned: set[str] = set()
         self._making: asyncio.Task[None] | None = None
 
@@ -137,8 +139,11 @@ class FileStore:
         if state.experiment is None or state.gone or not os.path.isdir(state.folder):
             return state
         self._leases.take(run_id, state.folder, wish=wish)
+        known = state.streams
         self._memory.forget(run_id)  # what another agent did to it since we looked counts
         state = self._memory.get(run_id)
+        if any(state.streams.get(stream, 0) < end for stream, end in known.items()):
+            self.fallen.add(run_id)
         # A checkpoint of another machine's boot may not count here: ours must be newer than that one, too.
         state.serial = max(state.serial, checkpoint.last_serial(state.folder))
         return state
@@ -199,6 +204,7 @@ class FileStore:
         """
         for run_id in self._leases.refresh():
             self._memory.forget(run_id)
+            self.fallen.add(run_id)
         self._memory.checkpoint(force=force)
 
     async def make_durable(self, *, all: bool = False) -> None:  # noqa: A002

@@ -177,7 +177,7 @@ def simulated() -> Iterator[None]:
     replaced["trainspool.pump.warn"] = lambda *_, **__: None
     for module in ("trainspool.stream", "trainspool_agent.daemon"):
         replaced[f"{module}.ring_folder"] = lambda: world().here.rings
-    for module in ("daemon", "agentlock", "replayguard", "inspect_spool"):
+    for module in ("daemon", "agentlock", "replay.guard", "look.spool"):
         replaced[f"trainspool_agent.{module}.agent_folder"] = lambda: world().here.rings
     replaced["trainspool.autostart.agent_folder"] = lambda: world().here.rings
     for module in ("daemon", "drain", "replay"):
