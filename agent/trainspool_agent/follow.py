@@ -55,6 +55,7 @@ async def _apply(frames: list[EventFrame], stream: Stream, stores: Stores) -> Ba
         if not isinstance(error, RunHeld) or time.monotonic() - begun > HELD_SILENTLY_S:
             stream.facts.hold(error)
         await _pause(stream, pause_s)
+        stream.check_rewind()
         if stream.closing:
             return None
         pause_s = min(2 * pause_s, RETRY_LAST_S)

@@ -97,6 +97,8 @@ class FileStore:
         """
         before = self.position(run, stream)
         state = self._hold(run.run_id)
+        if run.run_id in self.fallen:  # first its streams are to go back
+            raise RunHeld(run.run_id, "another agent until now")
         async with state.lock:
             if state is not self._memory.get(run.run_id) or self.position(run, stream) != before:
                 raise RunMoved(run.run_id)
@@ -281,7 +283,7 @@ class FileStore:
             state = self._hold(run.run_id, wish=False)  # from a checkpoint, perhaps, that was never made durable
         except RunHeld:
             return False  # whoever carries it may not be done with it
-        if state.lock.locked() or run.run_id in self._memory.undurable:
+        if state.lock.locked() or run.run_id in self._memory.undurable or run.run_id in self.fallen:
             return False
         if not state.ended or runs.wanted(state) != state.published:
             return False

@@ -45,4 +45,22 @@ FOUND: tuple[tuple[str, int, int, str], ...] = (
         "end run 799079103, kill writer 350197818, roll 3988368563, start run 3527652044, log 1912477475,"
         "log 4029789560",
     ),
+    (
+        "an agent left with applied checkpoints alone, and its run went to another host and came back",
+        201173,
+        2,
+        "start agent 3542019666, new writer 2210412108, log 3351368007, turn 2133178067, "
+        "agent tick 2622115691, new writer 2987331774, stop agent 3015425805, log 2040688621, "
+        "new writer 1250362389, new writer 3854402992, start agent 948033638, new writer 810303306",
+    ),
+    (
+        "a run that had come back with less was settled",
+        201977,
+        2,
+        "start agent 204934936, new writer 3032463176, new writer 4269330602, start run 4271117100, "
+        "log 1062692267, start run 592800694, log 4173995152, log 2709045790, log 508512384, "
+        "log 1579096361, roll 4072984789, start agent 2127079386, log 3524293396, roll 1482334869, "
+        "agent rescan 3720104580, new writer 3792072502, new writer 274361648, log 2530036014, "
+        "log 60693156, stop agent 402225829",
+    ),
 )
