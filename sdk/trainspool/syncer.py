@@ -15,6 +15,8 @@ from typing import NamedTuple
 from trainspool.spool import files
 from trainspool.spool.segment import SegmentWriter
 
+COPY_BYTES = 1 << 20
+
 
 class Synced(NamedTuple):
     """What became of one request: everything of *writer* before *offset* is on the device, or *error* says why not."""
@@ -41,6 +43,7 @@ class Syncer:
     def __init__(self) -> None:
         self.results: deque[Synced] = deque()
         self.idle = True
+        self._distrusted: set[str] = set()
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         try:
             threading.Thread(target=self._run, name="trainspool-sync", daemon=True).start()
@@ -73,7 +76,7 @@ class Syncer:
         try:
             if request.sync:
                 for path in request.staged:
-                    _sync_staged(path)
+                    self._sync_staged(path)
                 for folder in {os.path.dirname(path) for path in request.staged}:  # a file without a name is lost, too
                     with contextlib.suppress(FileNotFoundError):
                         files.fs.sync_folder(folder)
@@ -88,11 +91,33 @@ class Syncer:
         if request.sync:
             self.results.append(Synced(writer, offset, request.last, error, request.folders, request.staged))
 
+    def _sync_staged(self, path: str) -> None:
+        """As with segments, a sync that failed is not tried again on the same file: its content goes to a new one."""
+        with contextlib.suppress(FileNotFoundError):  # carried away already
+            if path in self._distrusted:
+                _write_again(path)
+                self._distrusted.discard(path)
+                return
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                files.fs.sync(fd)
+            except OSError:
+                self._distrusted.add(path)
+                raise
+            finally:
+                os.close(fd)
 
-def _sync_staged(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # carried away already
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+def _write_again(path: str) -> None:
+    temporary = f"{path}.again"
+    with contextlib.suppress(FileNotFoundError):
+        files.fs.unlink(temporary)
+    with open(path, "rb") as source:
+        fd = files.fs.create(temporary)
         try:
+            while block := source.read(COPY_BYTES):
+                files.fs.write(fd, block)
             files.fs.sync(fd)
         finally:
             os.close(fd)
+    files.fs.rename(temporary, path)

@@ -30,8 +30,8 @@ def place(artifact: Artifact, run_folder: str, staging: str, work: str) -> None:
         OSError: the store could not take it; nothing of it is visible.
     """
     *folders, name = artifact_parts(artifact.path)
-    source = _open_staged(artifact.staged, staging)
     temporary = temporary_in(work)
+    source = _open_staged(artifact.staged, staging)
     try:
         _check_size(artifact.staged, os.fstat(source).st_size, artifact.size)
         _link_or_copy(source, temporary, (artifact.mode & 0o777) | 0o600 if artifact.mode else 0)

@@ -70,12 +70,11 @@ class MetricFile:
             self._forget()
             self._loaded = True
             return False
-        begin = self.length
-        self.learn_growth()
-        if not self._loaded and self.fd >= 0:
-            self._loaded = True
-            if begin < self.length:
-                self._unread.append((begin, self.length))
+        try:
+            self.learn_growth()
+        except OSError:
+            self.close()
+            raise
         return self.fd >= 0
 
     def close(self) -> None:
@@ -85,10 +84,11 @@ class MetricFile:
 
     def learn_growth(self) -> None:
         """Take note of lines that we did not just write: another writer's, or ours from before a crash."""
-        size = os.lseek(self.fd, 0, os.SEEK_END)
-        if size == self.length:
+        size, begin = os.lseek(self.fd, 0, os.SEEK_END), self.length
+        if size == begin:
+            self._loaded = True
             return
-        if size < self.length:  # someone cut or replaced it
+        if size < begin:  # someone cut or replaced it
             self._forget()
         size = self._mended(self.length, size)
         if size == 0:
@@ -100,6 +100,10 @@ class MetricFile:
         for _, data in self._whole_lines(self.length, size):
             self.top = max(self.top, max((point[:2] for point in identities(data)), default=BEFORE_ALL))
         self.length = size
+        if not self._loaded:
+            self._loaded = True
+            if begin < size:
+                self._unread.append((begin, size))
 
     def admit(self, points: Sequence[Point]) -> Admitted:
         """Tell which of *points* are to be written. Writes nothing; what it claims, ``unclaim`` gives back."""
@@ -122,7 +126,11 @@ class MetricFile:
             self._create(data, work)
             begin = 0
         else:
-            _write_whole(self.fd, data, self.length)
+            try:
+                _write_whole(self.fd, data, self.length)
+            except OSError:
+                self._loaded = False  # whole lines of ours may be there, if what was begun could not be cut off, either
+                raise
             begin = os.lseek(self.fd, 0, os.SEEK_CUR) - len(data)
         if begin != self.length:  # another writer came between
             self.learn_growth()

@@ -149,8 +149,11 @@ class Leases:
                     self._write(held.folder, held.count + 1)
                     held.count, held.counted_at = held.count + 1, now
                     return True
+        except FileNotFoundError:
+            pass  # the folder was moved or removed: whoever writes next takes it anew
         except OSError:
-            pass  # the folder was moved or removed, or its disk is gone: whoever writes next takes it anew
+            # A disk that takes nothing has given the run to nobody, and what we know is ahead of its checkpoint.
+            return time.monotonic() - held.counted_at < LEASE_S
         self._held.pop(run_id, None)
         return False
 

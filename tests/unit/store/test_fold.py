@@ -116,3 +116,39 @@ def test_a_short_write_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.M
     write(file, [(2, 0, 2.0)], tmp_path)
     assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n2 2.0 0\n"
     file.close()
+
+
+def test_whole_lines_of_a_write_that_could_not_be_taken_back_are_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
+    write(file, [(1, 0, 1.0)], tmp_path)
+    points = [(2, 0, 2.0), (3, 0, 3.0)]
+    with monkeypatch.context() as patch:
+        patch.setattr(files.fs, "append", lambda fd, data: os.write(fd, data[:11]))
+        patch.setattr(files.fs, "truncate", _fail)
+        with pytest.raises(OSError, match="nothing works"):
+            write(file, points, tmp_path)
+    assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n2 2.0 0\n3 3"
+    file.learn_growth()
+    admitted = file.admit(points)
+    assert (len(admitted.claimed), len(admitted.new), admitted.folded) == (1, 1, 0)
+    file.append(admitted, str(tmp_path))
+    assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n2 2.0 0\n3 3.0 0\n"
+    file.close()
+
+
+def test_a_file_that_cannot_be_mended_now_is_not_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m").write_bytes(b"1 1.0 0\n2 2")
+    file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
+    with monkeypatch.context() as patch:
+        patch.setattr(files.fs, "truncate", _fail)
+        with pytest.raises(OSError, match="nothing works"):
+            file.open()
+    assert file.fd == -1
+    assert file.open()
+    file.close()
+
+
+def _fail(*_: object) -> None:
+    raise OSError(5, "nothing works")

@@ -168,3 +168,22 @@ def test_a_reboot_here_mends_nothing_of_a_run_that_another_host_carries(
     monkeypatch.setenv("TRAINSPOOL_HOST", "b")
     FileStore(tmp_path, boot_id="boot of b", leases=agent("b"))
     assert any(name.endswith("tags/empty") for name in contents(tmp_path))
+
+
+def test_a_disk_that_takes_nothing_takes_no_run_away(
+    folder: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = agent("a")
+    one.take(RUN, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "publish", _fail)
+        clock.now += REFRESH_S
+        assert one.refresh() == []
+        assert one.has(RUN)
+    clock.now += REFRESH_S
+    assert one.refresh() == []
+    assert one.has(RUN)
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise OSError(28, "full")
