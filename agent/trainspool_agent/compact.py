@@ -159,8 +159,10 @@ class _Folding:
                 if reader.tell() == stuck_at:
                     return  # the reader itself cannot go on: what follows in this frame has no meaning
                 stuck_at = reader.tell()
-        if reader.tell() != len(frame.events):
-            self._note_malformed(ValueError("the last event is cut off"), frame.end)
+        try:
+            ev.check_complete(reader)
+        except MALFORMED as error:
+            self._note_malformed(error, frame.end)
 
     def _fold_events(self, reader: Any) -> None:
         """The hot loop: a point costs one tuple and no call of ours."""
@@ -230,7 +232,7 @@ class _Folding:
         """Fold an event that is not made of points; return how many events it counts as."""
         kind = event[0]
         if type(kind) is not int:
-            raise ValueError(f"not an event: {event!r:.80}")
+            raise ValueError(f"not an event: {ev.shown(event)}")
         if kind in ev.DEFINITIONS:
             self._dictionary.define(event)
             if kind == ev.DEFINE_RUN:

@@ -20,6 +20,7 @@ from typing import Any
 import msgpack
 
 from trainspool.spool import files
+from trainspool.spool.events import shown
 from trainspool.spool.layout import CURSOR
 from trainspool_agent.compact import RunRef
 from trainspool_agent.intake import optional_of, text_of
@@ -121,11 +122,11 @@ def _run_of(fields: list[Any]) -> RunRef:
     """A run as a stream may define it: what stands here names folders, and is checked like it."""
     run_id, store, experiment_id, experiment_name, owner = fields
     if not is_run_id(text_of(run_id)) or type(owner) is not bool:
-        raise ValueError(f"not a run: {fields!r:.80}")
+        raise ValueError(f"not a run: {shown(fields)}")
     return RunRef(run_id, text_of(store), optional_of(experiment_id), optional_of(experiment_name), owner)
 
 
 def _count_of(value: Any) -> int:
     if type(value) is not int or not 0 <= value < _COUNT_END:
-        raise ValueError(f"not a count: {value!r:.80}")
+        raise ValueError(f"not a count: {shown(value)}")
     return value

@@ -58,7 +58,7 @@ class Dictionary:
         """Learn one definition event."""
         kind, number = event[0], event[1]
         if type(number) is not int or not 0 <= number < _ID_END:
-            raise ValueError(f"not an id: {number!r:.80}")
+            raise ValueError(f"not an id: {ev.shown(number)}")
         if kind == ev.DEFINE_KEY:
             key = text_of(event[2])
             self._weigh(len(key) - len(self.keys.get(number, "")))
@@ -69,7 +69,7 @@ class Dictionary:
         else:
             run_id, owner, store, experiment_id, experiment_name = event[2:7]
             if not is_run_id(text_of(run_id)):
-                raise ValueError(f"not a run id: {run_id!r:.80}")
+                raise ValueError(f"not a run id: {ev.shown(run_id)}")
             if len(store) + len(experiment_id or "") + len(experiment_name or "") > RUN_TEXTS_CHARACTERS_MAX:
                 raise ValueError(f"a run in a store or experiment of more than {RUN_TEXTS_CHARACTERS_MAX} characters")
             ref = RunRef(run_id, text_of(store), optional_of(experiment_id), optional_of(experiment_name), bool(owner))

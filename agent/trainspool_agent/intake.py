@@ -74,7 +74,7 @@ HANDLERS: dict[int, Callable[[RunChanges, list[Any], int], None]] = {
 def end_of(fields: list[Any], offset: int) -> End:
     time, status, reason = fields
     if status not in (ev.FINISHED, ev.FAILED, ev.KILLED):
-        raise ValueError(f"not an end status: {status!r:.80}")
+        raise ValueError(f"not an end status: {ev.shown(status)}")
     return End(time_of(time), offset, int(status), optional_of(reason))
 
 
@@ -91,18 +91,20 @@ def pairs_of(flat: list[Any]) -> dict[str, str | None]:
 
 
 def by_twos(flat: list[Any]) -> Iterator[tuple[Any, Any]]:
+    if type(flat) is not list:  # a text would do as well as one, letter by letter
+        raise ValueError(f"not pairs: {ev.shown(flat)}")
     return zip(flat[::2], flat[1::2], strict=True)
 
 
 def time_of(value: Any) -> int:
     if type(value) is not int:
-        raise ValueError(f"not an integer: {value!r:.80}")
+        raise ValueError(f"not an integer: {ev.shown(value)}")
     return value
 
 
 def text_of(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"not a text: {value!r:.80}")
+        raise ValueError(f"not a text: {ev.shown(value)}")
     return value
 
 
@@ -112,5 +114,5 @@ def optional_of(value: Any) -> str | None:
 
 def float_of(value: Any) -> float:
     if type(value) is not int:
-        raise ValueError(f"not a number: {value!r:.80}")
+        raise ValueError(f"not a number: {ev.shown(value)}")
     return float(value)

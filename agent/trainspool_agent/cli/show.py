@@ -54,14 +54,21 @@ def for_a_person() -> bool:
     return sys.stdout.isatty()
 
 
+def plain(text: str) -> str:
+    """Return *text* with what a terminal would obey, or would hide, escaped: names in a spool are anyone's words."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def print_json(found: Any) -> None:
-    click.echo(json.dumps(found, ensure_ascii=False, indent=2 if for_a_person() else None))
+    click.echo(json.dumps(found, ensure_ascii=False, indent=2 if for_a_person() else None, default=repr))
 
 
 def print_lines(rows: Iterable[Sequence[Any]]) -> None:
     """Print rows for a program: tab-separated, an absent value is ``-``."""
     for row in rows:
-        cells = ("-" if cell is None else str(cell).replace("\t", " ").replace("\n", " ") for cell in row)
+        cells = ("-" if cell is None else plain(str(cell).replace("\t", " ").replace("\n", " ")) for cell in row)
         click.echo("\t".join(cells))
 
 
@@ -75,7 +82,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], title: s
     from rich.measure import Measurement
     from rich.table import Table
 
-    console, cells = Console(), [["" if cell is None else str(cell) for cell in row] for row in rows]
+    console, cells = Console(), [["" if cell is None else plain(str(cell)) for cell in row] for row in rows]
     for gap in (1, 0):  # closer together where the terminal is narrow
         table = Table(
             title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0)
@@ -95,7 +102,7 @@ def say(text: str, style: str | None = None) -> None:
     """Print a line for a person; *style* is rich's. Paths and commands in it are never broken or coloured."""
     from rich.console import Console
 
-    Console().print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    Console().print("\n".join(map(plain, text.split("\n"))), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def size(count: float | None) -> str:

@@ -130,7 +130,7 @@ def events_of(frame_: EventFrame, dictionary: Dictionary) -> Iterator[Event | Tr
         for fields in reader:
             if fields is not None:
                 if type(fields) is not list or not fields or type(fields[0]) is not int:
-                    yield Trouble(frame_.offset + begin, f"not an event: {str(fields)[:80]}")
+                    yield Trouble(frame_.offset + begin, f"not an event: {ev.shown(fields)}")
                 elif fields[0] in ev.DEFINITIONS:
                     yield from _define(frame_.offset + begin, fields, dictionary)
                 else:

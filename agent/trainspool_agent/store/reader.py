@@ -65,5 +65,5 @@ def account(run: StoredRun, boot_id: str) -> dict[str, Any] | None:
 def _names(folder: str) -> list[str]:
     try:
         return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
-    except OSError:
+    except (OSError, ValueError):  # a store's path, as a stream has it, may be anything
         return []

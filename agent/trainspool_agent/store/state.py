@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from trainspool.spool.events import shown
 from trainspool_agent import checkpoint
 from trainspool_agent.store.attempts import Session, Sessions
 from trainspool_agent.store.experiments import Experiment
@@ -162,7 +163,7 @@ def _filled(state: RunState, saved: dict[str, Any], decoded: DecodedBlocks) -> R
 def _metric_file(state: RunState, key: str, fields: list[Any], decoded: DecodedBlocks) -> MetricFile:
     path, length, ms, step, unclaimed = fields
     if path not in (f"{METRICS}/{legal_key(key)}", f"{METRICS}/{escaped_key(key)}"):
-        raise ValueError(f"no metric file: {path!r:.80}")
+        raise ValueError(f"no metric file: {shown(path)}")
     if len(ms) > _DIGITS_MAX or len(step) > _DIGITS_MAX:
         raise ValueError("no place in a metric file")
     spans = [_number(at) for at in unclaimed]
@@ -195,17 +196,17 @@ def _number(value: Any) -> int:
 
 def _integer(value: Any) -> int:
     if type(value) is not int:
-        raise TypeError(f"not an integer: {value!r:.80}")
+        raise TypeError(f"not an integer: {shown(value)}")
     return value
 
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise TypeError(f"not a text: {value!r:.80}")
+        raise TypeError(f"not a text: {shown(value)}")
     return value
 
 
 def _optional(kind: type[_Kind], value: Any) -> _Kind | None:
     if value is not None and type(value) is not kind:
-        raise TypeError(f"not what it should be: {value!r:.80}")
+        raise TypeError(f"not what it should be: {shown(value)}")
     return value

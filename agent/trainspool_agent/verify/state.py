@@ -72,7 +72,7 @@ def _check(path: Path, data: bytes, magic: bytes, crc_at: int, means: Callable[[
 def _check_meaning(path: Path, body: bytes, at: int, means: Callable[[], bool]) -> Iterator[Finding]:
     try:
         found = msgpack.unpackb(body, strict_map_key=False, unicode_errors="surrogateescape")
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         yield Finding(str(path), at, f"not msgpack: {error}", True, next_step=REPAIR)
         return
     version = found.get("version", checkpoint.VERSION) if isinstance(found, dict) else None

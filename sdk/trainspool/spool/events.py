@@ -5,6 +5,7 @@ Source: sdk/docs/spool-format.md, "Events".
 
 from __future__ import annotations
 
+import reprlib
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
@@ -76,6 +77,11 @@ def unpacker(data: bytes | memoryview) -> Any:
     return reader
 
 
+def shown(value: Any) -> str:
+    """Return some of what *value*, from a stream, looks like: a repr of its own would follow it however deep it is."""
+    return reprlib.repr(value)[:80]
+
+
 def check_complete(reader: Any) -> None:
     """Raise ValueError if what *reader* has left is the beginning of an event whose rest is missing."""
     reader.feed(FILLER)  # it comes back as None only if it does not complete something else
@@ -106,7 +112,7 @@ def decode(data: bytes | memoryview) -> Iterator[list[Any]]:
         if event is None:
             continue
         if type(event) is not list or not event or type(event[0]) is not int:
-            raise ValueError(f"not an event: {str(event)[:80]}")
+            raise ValueError(f"not an event: {shown(event)}")
         yield event
 
 

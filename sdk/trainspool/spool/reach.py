@@ -6,8 +6,10 @@ each time would let a small hostile stream keep its reader busy for ever.
 
 from __future__ import annotations
 
+import os
 from array import array
 from bisect import bisect_right
+from pathlib import Path
 
 from trainspool.spool import frame
 from trainspool.spool.frame import Header
@@ -35,6 +37,13 @@ class Reach:
             self._offsets.append(header.offset)
             self._ends.append(header.end)
             self._places.append(at)
+
+    def is_of(self, path: Path) -> bool:
+        """Whether the file is as large as when it was walked."""
+        try:
+            return os.stat(path).st_size == self.size
+        except OSError:
+            return False
 
     def places_of(self, offset: int) -> list[int]:
         """Return where frames stand that hold stream offset *offset*, the first one first."""

@@ -294,6 +294,8 @@ class StreamReader:
         if header.end > self.offset:
             known = self.offset - header.offset
             before = self.counts or _counts_within(header, data[:known])
+            if known > 0:  # what its first part defines may be used in the second
+                definitions += definitions_in(data[:known])
             new = bytes(data[known:])
             count = max(0, after[0] - before[0]), max(0, after[1] - before[1])
             items.append(Frame(self.offset, header.end, definitions, new, *count))
@@ -468,6 +470,14 @@ class StreamReader:
         near = names[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1]
         others = [name for name in near if name.offset <= self.offset and name != here]
         for name in sorted(others, key=lambda other: (other < here, other)):
+            known = self._reaches.get(name)
+            if (
+                known
+                and name != names[-1]
+                and not known.places_of(self.offset)
+                and known.is_of(self.folder / str(name))
+            ):
+                continue
             segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
             try:
                 reach = self._reach_of(segment)

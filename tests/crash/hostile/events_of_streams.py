@@ -116,18 +116,18 @@ CORPUS.each(
         "runs by one number each": lambda pen: (pen.run(n) for n in range(100_000)),
         "kinds nobody knows": lambda pen: (_pack(1000 + n) for n in range(200_000)),
         "malformed events": lambda pen: (_pack(ev.POINT, 0) for _ in range(200_000)),
-        "inline keysets": lambda pen: (
-            _pack(ev.POINTS, 0, [0] * 20_000, T0 + n, 1, b"\0" * 160_000) for n in range(40)
-        ),
-        "metric keys": lambda pen: (
-            one for n in range(101_000) for one in (_pack(ev.DEFINE_KEY, 1, f"k{n}"), pen.point(1, key=1))
-        ),
     },
 )
 CORPUS.each(
     "much:",
     _many,
     {
+        "inline keysets": lambda pen: (
+            _pack(ev.POINTS, 0, [0] * 20_000, T0 + n, 1, b"\0" * 160_000) for n in range(40)
+        ),
+        "metric keys": lambda pen: (
+            one for n in range(3000) for one in (_pack(ev.DEFINE_KEY, 1, f"k{n}"), pen.point(1, key=1))
+        ),
         "tags of 400 kB": lambda pen: (_pack(ev.TAGS, 0, T0 + n, [f"t{n}", "x" * 400_000]) for n in range(60)),
         "values of one tag": lambda pen: (_pack(ev.TAGS, 0, T0 + n, ["t", f"{n}"]) for n in range(20_000)),
         "sessions": lambda pen: (pen.start(time=T0 + n) for n in range(6000)),

@@ -29,7 +29,7 @@ BAD = {
     "fullwidth": "．．／x",
     "right to left": "a\u202eb",
     "zero width": "a\u200bb",
-    "surrogate": "\udcff\udc00",
+    "surrogate": "\udcff\udc80",
     "emoji": "🦀",
     "long": "k" * 300,
     "long in bytes": "é" * 200,

@@ -180,9 +180,9 @@ class Scene:
         assert (folder / "artifacts" / "model.bin").read_bytes() == b"model"
         assert "status: 3" in (folder / "meta.yaml").read_text()
 
-    def leaked(self) -> list[Path]:
-        """Files of the stores that hold a secret."""
-        return [path for top in (self.store, self.folder / "replayed") for path in _files(top)
+    def leaked(self, *stores: Path) -> list[Path]:
+        """Files of *stores* that hold a secret."""
+        return [path for top in stores for path in _files(top)
                 if SECRET in path.read_bytes()]  # fmt: skip
 
 

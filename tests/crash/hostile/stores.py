@@ -119,7 +119,10 @@ def _file(scene: Scene, case: tuple[str, str]) -> None:
 
 
 for _case in [
-    (name, how) for name in ("metrics/loss", "params/p", "tags/t") for how in ("symlink", "fifo", "device", "hard link")
+    (name, how)
+    for name in ("metrics/loss", "params/p", "tags/t")
+    for how in ("symlink", "fifo", "device", "hard link")
+    if (name, how) != ("metrics/loss", "hard link")  # ours by its owner, and appended to in place
 ]:
     CORPUS.add(f"{_case[1]} in place of {_case[0]}", harmless=True, mlflow_cannot=True)(
         lambda scene, case=_case: _file(scene, case)  # type: ignore[misc]

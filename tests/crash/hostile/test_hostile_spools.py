@@ -100,7 +100,7 @@ def test_it_harms_nothing(attack: Attack, scene: Scene, bounded: None) -> None:
     print(f"{attack.name}: {time.monotonic() - begun:.2f} s; said: {[text[:160] for text in said[:4]]}")
     assert scene.outside() == before, "something outside spool and store was touched"
     scene.honest_is_stored()
-    assert scene.leaked() == attack.leaks(scene), "a secret is in the store or the spool"
+    assert scene.leaked(scene.store) == attack.leaks(scene), "a secret is in the store or the spool"
     assert bool(said) or attack.harmless, "nobody said that anything was wrong"
     if not attack.mlflow_cannot:
         assert scene.honest_run in snapshot(scene.store)
@@ -116,7 +116,7 @@ def test_who_looks_at_it_is_safe_too(attack: Attack, scene: Scene, bounded: None
     _call("replay", str(scene.spool), "--to", str(scene.folder / "replayed"))
     scene.honest_is_stored(scene.folder / "replayed")
     assert scene.outside() == before, "something outside spool and store was touched"
-    assert scene.leaked() == attack.leaks(scene), "a secret is in the store or the spool"
+    assert scene.leaked(scene.folder / "replayed") == attack.leaks(scene), "a secret is in the store or the spool"
     assert scene.honest_run in snapshot(scene.folder / "replayed")
 
 
