@@ -42,6 +42,8 @@ def write_params(state: RunState, params: Iterable[Text], stream: str) -> int:
             state.note_problem(f"param {param.key!r} was logged with more different values than are kept")
         changed[param.key] = new
     for key, versions in changed.items():
+        if versions is state.params.get(key):
+            continue
         _write_versions(state, key, in_order(state.params.get(key, {})), in_order(versions))
         state.params[key] = versions
     return refused
@@ -49,11 +51,9 @@ def write_params(state: RunState, params: Iterable[Text], stream: str) -> int:
 
 def _write_versions(state: RunState, key: str, old: list[str], new: list[str]) -> None:
     for number, value in enumerate(new):
-        if number >= len(old) or old[number] != value:
-            if number == 0:
-                _write(state, PARAMS, key, value)
-            else:
-                _write(state, TAGS, f"param.{key}.v{number + 1}", value)
+        kind, name = (PARAMS, key) if number == 0 else (TAGS, f"param.{key}.v{number + 1}")
+        if number >= len(old) or old[number] != value or not _holds(state, kind, name, value):
+            _write(state, kind, name, value)
 
 
 def write_param(state: RunState, key: str, value: str) -> None:
@@ -93,8 +93,8 @@ def write_tags(state: RunState, tags: Iterable[Text], stream: str) -> int:
             values[tag.key] = value
     for key, winner in latest.items():
         before = state.tags.get(key)
-        # Only a change is written: someone may have edited the tag since, and replaying us must not undo that.
-        if before is None or before.digest != winner.digest:
+        # A batch that was cut short by a kill may have left another value than the one we know of.
+        if before is None or before.digest != winner.digest or not _holds(state, TAGS, key, values[key]):
             write_tag(state, key, values[key])
             if key == RUN_NAME_TAG and values[key]:
                 state.name = values[key]  # a run's name lives twice: meta.yaml follows
@@ -108,6 +108,15 @@ def write_tag(state: RunState, key: str, value: str | None) -> None:
         remove(file_of_key(f"{state.folder}/{TAGS}", key))
     else:
         _write(state, TAGS, key, value)
+
+
+def _holds(state: RunState, kind: str, key: str, value: str | None) -> bool:
+    """Whether the file of *key* is as *value* says; None: there is none."""
+    try:
+        with open(file_of_key(f"{state.folder}/{kind}", key), "rb") as file:
+            return value is not None and file.read() == file_text(value)
+    except FileNotFoundError:
+        return value is None
 
 
 def _write(state: RunState, kind: str, key: str, value: str) -> None:

@@ -63,4 +63,20 @@ FOUND: tuple[tuple[str, int, int, str], ...] = (
         "agent rescan 3720104580, new writer 3792072502, new writer 274361648, log 2530036014, "
         "log 60693156, stop agent 402225829",
     ),
+    (
+        "a position inside a frame: what its first part defined was not known in the second",
+        1589796547,
+        1,
+        "new writer 3719385526, turn 1590623197, log 2097448170, replay 1587409515, "
+        "new writer 3918574849, log 4250200489, roll 261425253, start agent 1321495419, "
+        "agent turns 79900598, agent tick 1605146212, reboot 3051490158",
+    ),
+    (
+        "a killed batch left a tag's value, and the next event of another stream said what was known before",
+        604384740,
+        1,
+        "new writer 2970235754, turn 3022905980, new writer 405894021, replay 3575529976, "
+        "turn 1055626400, start agent 939374315, kill agent 2020506762, log 2918451841, "
+        "new writer 1695856204",
+    ),
 )

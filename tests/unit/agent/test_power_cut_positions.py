@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from handmade import Stream
+from handmade import Stream, contents, feed, open_store
 
-from trainspool.spool import events as ev
+from trainspool.spool import events
+from trainspool.spool.reader import Frame, StreamReader
+from trainspool.spool.segment import SegmentWriter
 from trainspool_agent.compact import Dictionary, compact
 from trainspool_agent.drain import drain
 from trainspool_agent.store.layout import TAGS, file_of_key
@@ -44,7 +46,7 @@ def test_runs_that_the_store_knows_are_told() -> None:
 def test_a_guest_has_an_unknown_tail_too() -> None:
     stream = Stream()
     stream.point(stream.run(RUN, owner=False), "loss", 1.0)
-    stream.epitaph(ev.KILLED, "what it held last is unknown")
+    stream.epitaph(events.KILLED, "what it held last is unknown")
     batch = compact([stream.frame()], Dictionary(), stream.id, lambda _: 0)
     (changes,) = batch.runs.values()
     assert changes.unknown_tail
@@ -70,3 +72,35 @@ def test_an_escaped_tag_keeps_its_file_when_the_other_is_deleted(tmp_path: Path)
     path.write_text("2")
     (folder / "a").unlink()
     assert file_of_key(str(folder), "a/b") == str(path)
+
+
+def test_what_a_killed_batch_wrote_does_not_outlive_a_later_event_of_the_value_known(tmp_path: Path) -> None:
+    """Three streams: one checkpointed, one killed behind its files, one that comes first after the restart."""
+    known, killed, later = Stream(), Stream(), Stream()
+    for stream, value, time in ((known, "a", 5), (killed, "b", 7), (later, "a", 9)):
+        run = stream.run(RUN)
+        stream.tags(run, {"stage": value}, time=time)
+        stream.params(run, time=-time, depth=value)
+        stream.frame()
+    store = open_store(tmp_path)
+    feed(store, known)
+    store.checkpoint(force=True)
+    feed(store, killed)  # and no checkpoint
+    restarted = open_store(tmp_path)
+    feed(restarted, later)
+    feed(restarted, killed)
+    files = {name.partition("/")[2].partition("/")[2]: data for name, data in contents(tmp_path).items()}
+    assert files["tags/stage"] == b"a"
+    assert (files["params/depth"], files["tags/param.depth.v2"]) == (b"a", b"b")
+
+
+def test_a_frame_known_in_part_still_defines(tmp_path: Path) -> None:
+    first, second = events.pack(events.DEFINE_KEY, 7, "loss"), events.pack(events.TAGS, 0, 1, [])
+    writer = SegmentWriter(str(tmp_path), bytes(16), b"\x80", [], 0, 0, 0)
+    writer.append(next(events.pieces(first + second + second, 1 << 16)))
+    writer.close()
+    reader = StreamReader(tmp_path, bytes(16), len(first + second), writer_alive=lambda: False)
+    (frame,) = [item for item in reader.read() if isinstance(item, Frame)]
+    reader.close()
+    assert frame.definitions == first
+    assert frame.events == second
