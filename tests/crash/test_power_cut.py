@@ -85,7 +85,10 @@ class Recording:
         state.build()
         with under(StoreFiles()):
             self.world.carry_to_the_end()
-        check(self.world, self.logged, state.promised or 0, lost_ring=cut.upto <= self.told, in_order=self.in_order)
+        logged = self.logged
+        if self.failing:  # a staged file whose sync failed may be in the store by then, where it is the same file
+            logged = Logged([call for call in logged.calls if call.kind != "artifacts"])
+        check(self.world, logged, state.promised or 0, lost_ring=cut.upto <= self.told, in_order=self.in_order)
 
 
 def check(world: World, logged: Logged, promised: int, *, lost_ring: bool, in_order: bool) -> None:
