@@ -31,7 +31,7 @@ from trainspool_agent.store.changes import UNKNOWN
 
 PIECE_BYTES = 128 << 10
 SURVEY_BYTES = 1 << 20
-SEGMENTS_TRIED_MAX = 16  # backwards, for the last event: some are empty, but not all of them
+SEGMENTS_TRIED_MAX = 8  # backwards, for the last event: some are empty, but not all of them
 DEFINITIONS_BYTES_MAX = 128 << 20
 
 log = logging.getLogger("trainspool.agent")

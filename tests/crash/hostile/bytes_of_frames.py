@@ -77,7 +77,7 @@ def _(scene: Scene) -> None:
         )
 
 
-@CORPUS.add("bytes that look like headers all along")
+@CORPUS.add("bytes that look like headers all along", harmless=True)
 def _(scene: Scene) -> None:
     pen = scene.hostile()
     pen.bytes((b"TSF1\1\0\0\0" + pen.raw) * (24 << 20 >> 5))
