@@ -296,8 +296,6 @@ class StreamReader:
             before = self.counts or _counts_within(header, data[:known])
             if known > 0:  # what its first part defines may be used in the second
                 definitions += definitions_in(data[:known])
-            if known > 0:  # what its first part defines may be used in the second
-                definitions += definitions_in(data[:known])
             new = bytes(data[known:])
             count = max(0, after[0] - before[0]), max(0, after[1] - before[1])
             items.append(Frame(self.offset, header.end, definitions, new, *count))
