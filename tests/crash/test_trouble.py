@@ -130,7 +130,7 @@ def test_a_store_out_of_reach_is_not_replaced_by_the_store_of_the_script_that_st
         )
         said(done.stderr)
         run_id = done.stdout.strip()
-        until(lambda: f"not stored run={run_id}" in box.agent_log() or run_id in box.stored(), "the agent meets it")
+        until(lambda: f"not stored run='{run_id}'" in box.agent_log() or run_id in box.stored(), "the agent meets it")
         assert run_id not in box.stored(), "in a store that nobody named for it"
         witness[STOP] = 1
         assert box.finish(first).returncode == 3

@@ -16,12 +16,14 @@ class Attack:
     Attributes:
         harmless: nothing has to be said: what was asked for is legal after all.
         mlflow_cannot: what MLflow chokes on was in the store before us.
+        holds_store: it stands in the store, in the way of every run: all is refused, said, and kept in the spool.
     """
 
     name: str
     build: Callable[[Scene], None]
     harmless: bool = False
     mlflow_cannot: bool = False
+    holds_store: bool = False
     leaks: Callable[[Scene], list[Path]] = field(default=lambda scene: [])
 
 
@@ -29,10 +31,10 @@ class Corpus(list[Attack]):
     """Attacks of one kind; ``@corpus.add(...)`` above a function that builds one."""
 
     def add(
-        self, name: str, *, harmless: bool = False, mlflow_cannot: bool = False
+        self, name: str, *, harmless: bool = False, mlflow_cannot: bool = False, holds_store: bool = False
     ) -> Callable[[Callable[[Scene], None]], Callable[[Scene], None]]:
         def note(build: Callable[[Scene], None]) -> Callable[[Scene], None]:
-            self.append(Attack(name, build, harmless, mlflow_cannot))
+            self.append(Attack(name, build, harmless, mlflow_cannot, holds_store))
             return build
 
         return note

@@ -140,6 +140,7 @@ def _above(scene: Scene, what: str) -> None:
 
 
 for _what in (".trash", "5", "0/.trainspool"):
-    CORPUS.add(f"link in place of the store's {_what}", harmless=True, mlflow_cannot=True)(
+    _holds = _what.startswith("0/")
+    CORPUS.add(f"link in place of the store's {_what}", harmless=not _holds, mlflow_cannot=True, holds_store=_holds)(
         lambda scene, what=_what: _above(scene, what)  # type: ignore[misc]
     )

@@ -99,7 +99,8 @@ def test_it_harms_nothing(attack: Attack, scene: Scene, bounded: None) -> None:
     said = carry(scene)
     print(f"{attack.name}: {time.monotonic() - begun:.2f} s; said: {[text[:160] for text in said[:4]]}")
     assert scene.outside() == before, "something outside spool and store was touched"
-    scene.honest_is_stored()
+    if not attack.holds_store:
+        scene.honest_is_stored()
     assert scene.leaked(scene.store) == attack.leaks(scene), "a secret is in the store or the spool"
     assert bool(said) or attack.harmless, "nobody said that anything was wrong"
     if not attack.mlflow_cannot:
