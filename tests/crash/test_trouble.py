@@ -144,6 +144,7 @@ def test_store_on_a_full_disk_gets_all_when_space_returns(tmp_path: Path, small_
         agent, witness = box.start_agent(), box.witness()
         script = box.start(STEADY, witness.path, 20, TRAINSPOOL_STORE=str(box.store))
         until(lambda: witness.text and box.status_of(witness.text), "the run is in the store")
+        until(lambda: box.stored_run(witness.text).points("loss"), "points are in the store")
         filler = fill(small_disk)
         before = witness[0]
         until(lambda: witness[0] > before + 3000 and "No space left" in box.agent_log(), "logging beside a full store")

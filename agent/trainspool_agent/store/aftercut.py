@@ -9,7 +9,9 @@ Source: mlflow-store.md 1.9; agent/docs/store-mapping.md, section 6.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,8 +84,12 @@ def _files(folder: str) -> list[str]:
 
 
 def _content(path: str) -> bytes:
+    """Return a plain file's bytes, nothing for another kind: a pipe must not hold us up, nor a link lead us away."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
+            return b""
+        raise
+    with open(fd, "rb") as file:
+        return file.read() if stat.S_ISREG(os.fstat(fd).st_mode) else b""
