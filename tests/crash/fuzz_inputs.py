@@ -202,5 +202,8 @@ _SHAPES: list[tuple[Any, ...]] = [
     (ev.EPITAPH, _T, 5, "killed"),
     (ev.EXPERIMENT, _T, "/s", None, "exp", ["a", "b"]),
     (ev.STAGED_TAG, 0, _T, "note", "staged"),
+    (ev.ARTIFACT, 0, _T, "a/b", "staged", 5, 0o644, "linked", _T, b"f" * 16),
+    (ev.MEDIA, 0, _T, "a.png", "staged", 12, {"form": "image", "dtype": "|u1", "shape": [2, 2, 3]}),
+    (ev.INPUT, 0, _T, {"name": "n", "digest": "d", "source_type": "t", "source": "s", "schema": None}, ["a", "b"]),
     (77, 0, 1),
 ]

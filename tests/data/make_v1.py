@@ -164,6 +164,22 @@ def orderly() -> tuple[Vector, dict[layout.SegmentName, bytes]]:
     end = Body(
         (ev.ARTIFACT, 0, T0 + 30 * MS, "model/weights.bin", "a1b2.weights", 1_048_576, 0o644),
         (ev.STAGED_TAG, 0, T0 + 31 * MS, "mlflow.note.content", "c3d4.tag"),
+        (ev.ARTIFACT, 0, T0 + 31 * MS, "last.pt", "e5f6-last.pt", 3, 0o644, "linked", T0, bytes(range(16))),
+        (ev.MEDIA, 0, T0 + 31 * MS, "cat.png", "b7c8", 12, {"form": "image", "dtype": "|u1", "shape": [2, 2, 3]}),
+        (
+            ev.INPUT,
+            0,
+            T0 + 31 * MS,
+            {
+                "name": "digits",
+                "digest": "5e1f",
+                "source_type": "local",
+                "source": "{}",
+                "schema": None,
+                "profile": None,
+            },
+            ["mlflow.data.context", "train"],
+        ),
         (ev.GAP, 0, T0 + 32 * MS, 12, 3),
         (ev.END, 0, T0 + 33 * MS, ev.FINISHED, None),
     )

@@ -126,6 +126,10 @@ def _named(*fields: str) -> Callable[[list[Any], Dictionary], dict[str, Any]]:
     return lambda rest, names: {**_run(rest, names), **dict(zip(fields, rest[1:], strict=False))}
 
 
+def _input(rest: list[Any], names: Dictionary) -> dict[str, Any]:
+    return {**_run(rest, names), "time": rest[1], "dataset": rest[2], "tags": _pairs(rest[3])}
+
+
 def _epitaph(rest: list[Any], _: Dictionary) -> dict[str, Any]:
     return {"time": rest[0], "status": _status(rest[1]), "reason": rest[2]}
 
@@ -157,9 +161,11 @@ _FIELDS: dict[int, Callable[[list[Any], Dictionary], dict[str, Any]]] = {
     ev.END: _end,
     ev.PARAMS: _texts("params"),
     ev.TAGS: _texts("tags"),
-    ev.ARTIFACT: _named("time", "path", "staged", "bytes", "mode"),
+    ev.ARTIFACT: _named("time", "path", "staged", "bytes", "mode", "captured"),
     ev.GAP: _named("time", "dropped_points", "dropped_events"),
     ev.EPITAPH: _epitaph,
     ev.EXPERIMENT: _experiment,
     ev.STAGED_TAG: _named("time", "key", "staged"),
+    ev.MEDIA: _named("time", "path", "staged", "bytes", "about"),
+    ev.INPUT: _input,
 }

@@ -137,7 +137,7 @@ class _Survey:
         run.points += points
         if end > position:
             run.new_points += points
-            if kind in (ev.ARTIFACT, ev.STAGED_TAG):
+            if kind in ev.NAMING_STAGED:
                 staged = f"{self._source.folder}/staging/{event[4]}"
                 if not os.path.lexists(staged):
                     run.missing.add(staged)

@@ -111,7 +111,7 @@ class _Look:
         if unknown:
             which = ", ".join(map(str, sorted(unknown, key=str)))
             raise MustStay(f"events of kind {which}, newer than this agent, in {self.path}")
-        if kinds & {ev.ARTIFACT, ev.STAGED_TAG, ev.EXPERIMENT}:
+        if kinds & {*ev.NAMING_STAGED, ev.EXPERIMENT}:
             self._take_rare(EventFrame(offset, offset + len(data), data))
 
     def _take_rare(self, data: EventFrame) -> None:
@@ -119,7 +119,7 @@ class _Look:
             if not isinstance(event, Event):
                 continue  # a definition that rests on an earlier one
             fields = event.fields
-            if fields[0] in (ev.ARTIFACT, ev.STAGED_TAG) and len(fields) > 4 and isinstance(fields[4], str):
+            if fields[0] in ev.NAMING_STAGED and len(fields) > 4 and isinstance(fields[4], str):
                 self.staged.append((event.offset, fields[4]))
             elif fields[0] == ev.EXPERIMENT and len(fields) > 2 and isinstance(fields[2], str):
                 self.stores.add(fields[2])

@@ -29,11 +29,14 @@ GAP = 10
 EPITAPH = 11
 EXPERIMENT = 12
 STAGED_TAG = 13
+MEDIA = 14
+INPUT = 15
 
 DEFINITIONS = frozenset((DEFINE_KEY, DEFINE_KEYSET, DEFINE_RUN))
+NAMING_STAGED = frozenset((ARTIFACT, STAGED_TAG, MEDIA))  # their fifth element is a file in the staging folder
 KIND_NAMES = (
     "point", "points", "define key", "define keyset", "define run", "start", "end", "params", "tags", "artifact",
-    "gap", "epitaph", "experiment", "staged tag",
+    "gap", "epitaph", "experiment", "staged tag", "media", "input",
 )  # fmt: skip
 
 RUNNING, SCHEDULED, FINISHED, FAILED, KILLED = 1, 2, 3, 4, 5

@@ -69,7 +69,7 @@ def test_deep_nesting_is_refused() -> None:
 
 
 def test_every_kind_has_a_name() -> None:
-    assert len(ev.KIND_NAMES) == 14 and ev.KIND_NAMES[ev.STAGED_TAG] == "staged tag"
+    assert len(ev.KIND_NAMES) == 16 and ev.KIND_NAMES[ev.INPUT] == "input"
 
 
 @given(st.lists(st.sampled_from(list(COUNTS)), max_size=400), st.integers(1, 2000))

@@ -241,7 +241,7 @@ def test_the_counts_in_the_headers_are_the_counts_of_the_events() -> None:
 
 
 def test_every_kind_of_event_is_in_the_vector() -> None:
-    assert {event[0] for _, event in expected(ORDERLY)} == set(range(14))
+    assert {event[0] for _, event in expected(ORDERLY)} == set(range(16))
 
 
 def test_numbers_have_their_names() -> None:
