@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import pytest
 from wholeway import WALL, World
 
+from trainspool import artifacts as artifacts_module
 from trainspool import complaints
-from trainspool import run as run_module
+from trainspool import runtexts as runtexts_module
 from trainspool.run import Run
 from trainspool.stream import stream
 
@@ -139,7 +140,8 @@ class Story:
 
     def _watch_staging(self, patch: pytest.MonkeyPatch) -> None:
         """Note what the spool could not take: those calls warned, and nothing else is owed for them."""
-        patch.setattr(run_module, "warn", self._note_warning)
+        for module in (artifacts_module, runtexts_module):
+            patch.setattr(module, "warn", self._note_warning)
 
     def _note_warning(self, text: str, *arguments: object) -> None:
         if "was not captured" in text or "was not kept" in text:

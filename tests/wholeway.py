@@ -21,8 +21,11 @@ from typing import Any, TypeVar
 import pytest
 from faults import Killed
 
+from trainspool import artifacts as artifacts_module
 from trainspool import pump as pump_module
 from trainspool import run as run_module
+from trainspool import runevents as runevents_module
+from trainspool import runtexts as runtexts_module
 from trainspool import stream as stream_module
 from trainspool import syncer as syncer_module
 from trainspool.entities import Experiment
@@ -118,7 +121,8 @@ class World:
     def _set_time(self) -> None:
         patch = self._patch
         patch.setattr(time, "monotonic", self.clock.monotonic)
-        patch.setattr(run_module, "_time_ns", self.clock.time_ns)
+        for module in (run_module, runevents_module, runtexts_module, artifacts_module):
+            patch.setattr(module, "_time_ns", self.clock.time_ns)
         patch.setattr(asyncio, "to_thread", _inline)
         patch.setattr(pump_module, "Syncer", _InlineSyncer)
         patch.setattr(pump_module.Pump, "start", _started)

@@ -18,7 +18,8 @@ from trainspool import active, naming, source, validation
 from trainspool.complaints import warn
 from trainspool.entities import Experiment
 from trainspool.errors import TrainspoolException
-from trainspool.run import RUN_NAME, Run
+from trainspool.run import Run
+from trainspool.runtexts import RUN_NAME
 from trainspool.spool import events
 from trainspool.spool.experiments import experiment_id_for
 from trainspool.stream import stream

@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any
 
 from trainspool import active
-from trainspool.run import Run, reason_of
+from trainspool.run import Run
 from trainspool.stream import stream
+from trainspool.texts import reason_of
 
 DRAIN_S_MAX = 1.0
 

@@ -8,7 +8,6 @@ Source: design.md §2.1, §2.6; MLflow's fluent API for names, arguments and def
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from collections.abc import Mapping
@@ -17,16 +16,16 @@ from typing import Any
 
 import msgpack
 
-from trainspool import staging, validation
-from trainspool.complaints import warn
+from trainspool import validation
+from trainspool.artifacts import RunArtifacts
 from trainspool.entities import Experiment, RunData, RunInfo
 from trainspool.errors import TrainspoolException
+from trainspool.runtexts import RUN_NAME, TEXT_BYTES_PER_EVENT
 from trainspool.spool import events
 from trainspool.stream import KEYSETS_MAX, stream
+from trainspool.texts import reason_of, storable
 
-RUN_NAME = "mlflow.runName"
 POINTS_PER_EVENT_MAX = 4096
-TEXT_BYTES_PER_EVENT = 32 << 10
 KEYSETS_PER_RUN_MAX = 4096
 NAME_CHARACTERS = 2000  # of a run's name in its start; the tag mlflow.runName has all of it
 
@@ -37,7 +36,7 @@ _LONG_POINT = struct.Struct(">BQBqBd")
 _NUMBERS = (KeyError, TypeError, ValueError, OverflowError, RuntimeError, struct.error)
 
 
-class Run:
+class Run(RunArtifacts):
     """One run, as the process that logs to it sees it. Any thread; in a forked child it goes on as a guest.
 
     Usable alone (``run.log_metric``), as a context manager that ends the run (FAILED on an exception), or through the
@@ -45,20 +44,10 @@ class Run:
     """
 
     def __init__(self, run_id: str, experiment: Experiment, store: str, *, name: str, user: str, owner: bool) -> None:
-        self.run_id = run_id
-        self.experiment, self.store, self.name, self.user = experiment, store, name, user
-        self.owner = owner
-        if owner:
-            stream.owned.add(self)
+        super().__init__(run_id, experiment, store, name=name, owner=owner)
+        self.user = user
         self.status, self.start_time = "RUNNING", time.time_ns() // 1_000_000
         self.end_time: int | None = None
-        self.params: dict[str, str] = {}
-        self.tags: dict[str, str] = {}
-        # Fork and end put new dictionaries here, so what an interrupted call still adds to the old ones means nothing.
-        self._series: dict[str, bytes] = {}
-        self._numbered: tuple[object, int] = (None, 0)  # the series for which the stream knows the run's number
-        self._keysets: dict[tuple[str, ...], tuple[bytes, Any]] = {}
-        self._end: int | None = None
 
     # -- metrics ------------------------------------------------------------------------------------------------
 
@@ -194,132 +183,6 @@ class Run:
         number = next(stream.keyset_numbers)
         return number, events.pack(events.DEFINE_KEYSET, number, key_numbers)
 
-    # -- params and tags ----------------------------------------------------------------------------------------
-
-    def log_param(self, key: str, value: Any) -> Any:
-        """Log a param; returns *value*. A param keeps its first value: another one is kept as a tag, and reported.
-
-        Raises:
-            TrainspoolException: the key cannot name a param.
-        """
-        self.log_params({key: value})
-        return value
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log several params; values are stored as ``str(value)``. Errors as ``log_param``."""
-        texts = [(validation.check_key(key, "key"), _param_text(key, value)) for key, value in params.items()]
-        for key, text in texts:
-            first = self.params.setdefault(key, text)
-            if first != text:
-                warn(
-                    "param %r of run %s is already %.100r; the new value %.100r is kept as tag param.%s.v2 (or later)",
-                    key, self.run_id, first, text, key,
-                )  # fmt: skip
-        self._log_texts(events.PARAMS, texts)
-
-    def set_tag(self, key: str, value: Any) -> None:
-        """Set a tag; the last value stays.
-
-        Raises:
-            TrainspoolException: the key cannot name a tag.
-        """
-        self.set_tags({key: value})
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set several tags; values are stored as ``str(value)``. Errors as ``set_tag``."""
-        texts = [(validation.check_key(key, "key"), _text(value)) for key, value in tags.items()]
-        small: list[tuple[str, str | None]] = []
-        for key, text in texts:
-            self.tags[key] = text
-            if key == RUN_NAME:
-                self.name = text
-            if (
-                len(text) * 4 > TEXT_BYTES_PER_EVENT
-                and len(text.encode(errors="surrogateescape")) > TEXT_BYTES_PER_EVENT
-            ):
-                self._stage_tag(key, text)
-            else:
-                small.append((key, text))
-        self._log_texts(events.TAGS, small)
-
-    def delete_tag(self, key: str) -> None:
-        """Delete a tag.
-
-        Raises:
-            TrainspoolException: the key cannot name a tag, or this process knows of no such tag on the run.
-        """
-        validation.check_key(key, "key")
-        if key not in self.tags and self.owner:
-            raise TrainspoolException(
-                f"No tag with name: {key} in run with id {self.run_id}", "RESOURCE_DOES_NOT_EXIST"
-            )
-        self.tags.pop(key, None)
-        self._log_texts(events.TAGS, [(key, None)])
-
-    def _log_texts(self, kind: int, texts: list[tuple[str, Any]]) -> None:
-        flat: list[str | None] = []
-        size = 0
-        for key, text in texts:
-            flat += (key, text)
-            size += len(key) * 4 + len(text or "") * 4
-            if size >= TEXT_BYTES_PER_EVENT:
-                self._log(kind, _time_ns(), flat)
-                flat, size = [], 0
-        if flat:
-            self._log(kind, _time_ns(), flat)
-
-    # -- artifacts ----------------------------------------------------------------------------------------------
-
-    def log_artifact(self, local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
-        """Log a file, or a folder with all it holds, under *artifact_path*. Captured when this returns.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            TrainspoolException: *artifact_path* leaves the run's artifacts.
-        """
-        for source, target in staging.files_of(os.fspath(local_path), artifact_path, keep_name=True):
-            self._stage(target, lambda folder, source=source: staging.capture(source, folder))
-
-    def log_artifacts(self, local_dir: str | os.PathLike[str], artifact_path: str | None = None) -> None:
-        """Log everything in a folder under *artifact_path*. Errors as ``log_artifact``."""
-        for source, target in staging.files_of(os.fspath(local_dir), artifact_path, keep_name=False):
-            self._stage(target, lambda folder, source=source: staging.capture(source, folder))
-
-    def log_text(self, text: str, artifact_file: str) -> None:
-        """Log *text* as the artifact file of that path."""
-        content = storable(text).encode(errors="surrogateescape")
-        self._stage(staging.check_artifact_path(artifact_file), lambda folder: staging.write(content, folder))
-
-    def log_dict(self, dictionary: Any, artifact_file: str) -> None:
-        """Log *dictionary* as the artifact file of that path: YAML if it ends in .yml or .yaml, else JSON."""
-        self.log_text(staging.serialised(dictionary, artifact_file), artifact_file)
-
-    def _stage(self, artifact_path: str, capture: Any) -> None:
-        """Capture content into the stream's staging folder, then say so. A full disk is reported, not raised."""
-        stream.ensure()
-        if stream.pump is None:
-            return
-        try:
-            staged = capture(f"{stream.folder}/staging")
-        except staging.StagingFailed as error:
-            warn("artifact %s of run %s was not captured: %s", artifact_path, self.run_id, error)
-            self.set_tag("trainspool.problem", f"artifact {artifact_path} was not captured: {error}"[:500])
-            return
-        stream.pump.staged.append(staged.path)
-        self._log(events.ARTIFACT, _time_ns(), artifact_path, staged.name, staged.size, staged.mode)
-
-    def _stage_tag(self, key: str, text: str) -> None:
-        stream.ensure()
-        if stream.pump is None:
-            return
-        try:
-            staged = staging.write(text.encode(errors="surrogateescape"), f"{stream.folder}/staging")
-        except staging.StagingFailed as error:
-            warn("tag %s of run %s was not kept: %s", key, self.run_id, error)
-            return
-        stream.pump.staged.append(staged.path)
-        self._log(events.STAGED_TAG, _time_ns(), key, staged.name, staged.size)
-
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self, tags: Mapping[str, str], *, resume: bool) -> None:
@@ -383,103 +246,3 @@ class Run:
     @property
     def data(self) -> RunData:
         return RunData(dict(self.params), dict(self.tags), {})
-
-    # -- events -------------------------------------------------------------------------------------------------
-
-    def _log(self, kind: int, *elements: Any) -> bool:
-        """Append one event of this run, with the run's definition if the stream needs it."""
-        while True:
-            generation = stream.ensure()
-            series = self._series
-            run, definitions = self._definition()
-            data = definitions + events.pack(kind, run, *elements)
-            if stream.generation != generation:
-                continue
-            appended = stream.append(self, data)
-            if appended:
-                self._defined(run, series)
-            elif stream.generation != generation:
-                continue
-            return appended
-
-    def _log_surely(self, kind: int, *elements: Any) -> None:
-        """Append an event that decides the run's life; if the ring is full, as soon as there is room."""
-        if not self._try(kind, *elements):
-            stream.owed.append(lambda: self._try(kind, *elements))
-
-    def _try(self, kind: int, *elements: Any) -> bool:
-        generation = stream.ensure()
-        series, ring = self._series, stream.ring
-        run, definitions = self._definition()
-        if kind in (events.START, events.END) and not self.owner:
-            return True  # forked meanwhile: starting and ending is the parent's
-        if not ring.append(definitions + events.pack(kind, run, *elements)):
-            return stream.generation != generation
-        self._defined(run, series)
-        return True
-
-    def log_gap(self) -> bool:
-        """Say how much of this run was dropped so far; whether there was room to say it."""
-        points, dropped = stream.ring.dropped(self.run_id)
-        return self._try(events.GAP, _time_ns(), points, dropped)
-
-    def _definition(self) -> tuple[int, bytes]:
-        """Return the run's id in the stream, and its definition if the stream has none."""
-        series, number = self._numbered
-        if series is self._series:
-            return number, b""
-        number = next(stream.run_numbers)
-        experiment = self.experiment
-        where = (self.store, experiment.experiment_id, experiment.name or None)
-        owner = self.owner and self._end is None
-        return number, events.pack(events.DEFINE_RUN, number, self.run_id, owner, *where)
-
-    def _defined(self, number: int, series: object) -> None:
-        self._numbered = (series, number)
-        if series is self._series:
-            stream.runs[self.run_id] = self
-
-    def _forget(self) -> None:
-        """The stream may drop its definition of a run that it ended; using it again defines it anew."""
-        self._series, self._keysets = {}, {}
-        stream.runs.pop(self.run_id, None)
-
-    def after_fork_in_child(self) -> None:
-        """The parent's ids mean nothing in the child's stream, and the run is the parent's to end."""
-        self.owner = False
-        self._forget()
-
-
-def storable(text: str) -> str:
-    """Return *text* if the spool can hold it; half a surrogate pair becomes a question mark, as no file can hold it."""
-    if text.isascii():
-        return text
-    try:
-        text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else storable(str(value))
-
-
-def _param_text(key: str, value: Any) -> str:
-    text = storable(str(value)).replace("\r\n", "\n").replace("\r", "\n")
-    if len(text) > validation.PARAM_CHARACTERS_MAX:
-        warn(
-            "Param value '%.100s...' of %s (%d characters) is truncated to %d characters to meet the length limit.",
-            text, key, len(text), validation.PARAM_CHARACTERS_MAX,
-        )  # fmt: skip
-    return text[: validation.PARAM_CHARACTERS_MAX]
-
-
-def reason_of(error: BaseException | None) -> str | None:
-    """Return what to say of an uncaught exception, whose own ``__str__`` may be what is broken."""
-    if error is None:
-        return None
-    try:
-        return storable(f"{type(error).__name__}: {error}"[:500])
-    except Exception:  # noqa: BLE001  its code is not ours, and must not take the place of the exception it tells of
-        return type(error).__name__

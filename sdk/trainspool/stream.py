@@ -36,6 +36,7 @@ from trainspool.version import __version__
 
 if TYPE_CHECKING:
     from trainspool.run import Run
+    from trainspool.runevents import RunEvents
 
 KEYSETS_MAX = 1024
 HOUSEKEEPING_INTERVAL_S = 1.0
@@ -95,7 +96,7 @@ class Stream:
         self.settings: settings.Settings | None = None
         self._store: str | None = None
         self.at_birth: Callable[[], None] = lambda: None
-        self.owned: weakref.WeakSet[Run] = weakref.WeakSet()
+        self.owned: weakref.WeakSet[RunEvents] = weakref.WeakSet()
         self._reset()
 
     def _reset(self) -> None:
@@ -111,7 +112,7 @@ class Stream:
         )
         self.runs: dict[str, Run] = {}
         self.owed: deque[Callable[[], bool]] = deque()
-        self.with_drops: dict[str, Run] = {}
+        self.with_drops: dict[str, RunEvents] = {}
         self.pump: Pump | None = None
         self._identity: dict[str, Any] = {}
         self._birth_lock = threading.RLock()
@@ -207,7 +208,7 @@ class Stream:
 
     # -- events -------------------------------------------------------------------------------------------------
 
-    def append(self, run: Run, data: bytes, *, points: int = 0, events: int = 1) -> bool:
+    def append(self, run: RunEvents, data: bytes, *, points: int = 0, events: int = 1) -> bool:
         """Add *data*, whole events that belong to *run*; if the ring is full they are dropped and counted: False.
 
         False too if a signal handler forked meanwhile and this is the child: then the generation is another one, and

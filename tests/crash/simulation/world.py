@@ -159,7 +159,6 @@ def simulated() -> Iterator[None]:
         "time.monotonic_ns": lambda: int(world().mono * 1e9),
         "time.time": lambda: _world[-1].wall_ns / 1e9 if _world else _real_time_ns() / 1e9,
         "time.time_ns": lambda: _world[-1].wall_ns if _world else _real_time_ns(),
-        "trainspool.run._time_ns": lambda: world().wall_ns,
         "trainspool.spool.reader.time": _TrueClock,
         "os.urandom": lambda count: _world[-1].random.randbytes(count) if _world else _real_urandom(count),
         "os.open": _open,
@@ -172,9 +171,10 @@ def simulated() -> Iterator[None]:
         "trainspool_agent.store.lease.process_of": lambda identity: world().process_of(identity),
         "trainspool_agent.store.lease.this_process": lambda: world().holder(),
     }
-    for module in ("stream", "autostart"):
-        replaced[f"trainspool.{module}.warn" if module == "stream" else "trainspool.run.warn"] = lambda *_, **__: None
-    replaced["trainspool.pump.warn"] = lambda *_, **__: None
+    for module in ("run", "runevents", "runtexts", "artifacts"):
+        replaced[f"trainspool.{module}._time_ns"] = lambda: world().wall_ns
+    for module in ("stream", "runtexts", "artifacts", "pump"):
+        replaced[f"trainspool.{module}.warn"] = lambda *_, **__: None
     for module in ("trainspool.stream", "trainspool_agent.daemon"):
         replaced[f"{module}.ring_folder"] = lambda: world().here.rings
     for module in ("daemon", "agentlock", "replay.guard", "look.spool"):

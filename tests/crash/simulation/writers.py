@@ -14,8 +14,8 @@ from typing import Any
 from crash.simulation.model import FAILED, FINISHED, KILLED, Said, StreamModel
 from crash.simulation.world import Host, World
 
-from trainspool import run as logging
-from trainspool import settings
+from trainspool import artifacts, runevents, runtexts, settings
+from trainspool import run as points
 from trainspool.entities import Experiment
 from trainspool.run import Run
 from trainspool.spool.experiments import experiment_id_for
@@ -23,6 +23,7 @@ from trainspool.spool.layout import segments, stream_folder
 from trainspool.spool.reader import StreamReader
 from trainspool.stream import Stream
 
+LOGGING = (points, runevents, runtexts, artifacts)  # the modules that know this process's stream
 KEYS = ("loss", "acc", "acc/train", "val/acc", "val", "lr", "a/b/c")
 TAG_KEYS = ("stage", "note", "a", "a/b", "host")
 PARAM_KEYS = ("lr", "depth", "p/q")
@@ -56,12 +57,15 @@ class Writer:
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        before, logging.stream = logging.stream, self.stream
+        before = points.stream
+        for module in LOGGING:
+            module.stream = self.stream
         try:
             with self.world.within(self.host, self.pid):
                 yield
         finally:
-            logging.stream = before
+            for module in LOGGING:
+                module.stream = before
 
     @property
     def alive(self) -> bool:
