@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 
 from trainspool.spool import files
 
@@ -40,20 +39,8 @@ class StoreFiles(files.Files):
     def rename_into(self, source: str, folder: int, name: str) -> None:
         os.rename(source, name, dst_dir_fd=folder)
 
-    def link_open(self, source: int, target: str) -> None:
-        """Give the file that is open as *source* another name, whatever stands at the one it was opened by."""
-        folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.link(str(source), target, src_dir_fd=folder, follow_symlinks=True)
-        finally:
-            os.close(folder)
-
     def change_mode(self, path: str, mode: int) -> None:
         os.chmod(path, mode)
-
-    def remove_tree(self, path: str) -> None:
-        """Remove what can be removed of a folder."""
-        shutil.rmtree(path, ignore_errors=True)
 
     def sync_path(self, path: str) -> None:
         """fsync a file or folder; one that is gone needs none."""

@@ -4,10 +4,12 @@
 """
 
 from trainspool import leaving as _leaving
+from trainspool.captures import Capture
 from trainspool.entities import Experiment, RunData, RunInfo
 from trainspool.errors import TrainspoolError, TrainspoolException
 from trainspool.fluent import (
     active_run,
+    artifact_path,
     delete_tag,
     end_run,
     flush,
@@ -37,6 +39,7 @@ from trainspool.version import __version__
 _leaving.arrange()
 
 __all__ = [
+    "Capture",
     "Experiment",
     "Run",
     "RunData",
@@ -45,6 +48,7 @@ __all__ = [
     "TrainspoolException",
     "__version__",
     "active_run",
+    "artifact_path",
     "delete_tag",
     "end_run",
     "flush",

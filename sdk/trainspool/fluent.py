@@ -12,9 +12,11 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from trainspool import active, naming, source, validation
+from trainspool.captures import Capture
 from trainspool.complaints import warn
 from trainspool.entities import Experiment
 from trainspool.errors import TrainspoolException
@@ -331,17 +333,34 @@ def delete_tag(key: str) -> None:
 
 
 def log_artifact(
-    local_path: str | os.PathLike[str], artifact_path: str | None = None, run_id: str | None = None
-) -> None:
-    """Log a file or folder; captured when this returns; see ``Run.log_artifact``."""
-    _run_for(run_id).log_artifact(local_path, artifact_path)
+    local_path: str | os.PathLike[str],
+    artifact_path: str | None = None,
+    run_id: str | None = None,
+    *,
+    move: bool = False,
+    link: bool = False,
+    background: bool = False,
+) -> Capture:
+    """Log a file or folder; captured when this returns, unless asked otherwise; see ``Run.log_artifact``."""
+    return _run_for(run_id).log_artifact(local_path, artifact_path, move=move, link=link, background=background)
 
 
 def log_artifacts(
-    local_dir: str | os.PathLike[str], artifact_path: str | None = None, run_id: str | None = None
-) -> None:
-    """Log all a folder holds; captured when this returns; see ``Run.log_artifacts``."""
-    _run_for(run_id).log_artifacts(local_dir, artifact_path)
+    local_dir: str | os.PathLike[str],
+    artifact_path: str | None = None,
+    run_id: str | None = None,
+    *,
+    move: bool = False,
+    link: bool = False,
+    background: bool = False,
+) -> Capture:
+    """Log all a folder holds; captured when this returns, unless asked otherwise; see ``Run.log_artifacts``."""
+    return _run_for(run_id).log_artifacts(local_dir, artifact_path, move=move, link=link, background=background)
+
+
+def artifact_path(artifact_file: str, run_id: str | None = None) -> AbstractContextManager[str]:
+    """Give a path to write an artifact to, within a ``with`` block, without any copy; see ``Run.artifact_path``."""
+    return _run_for(run_id).artifact_path(artifact_file)
 
 
 def log_text(text: str, artifact_file: str, run_id: str | None = None) -> None:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from trainspool import active
+from trainspool.complaints import warn
 from trainspool.run import Run
 from trainspool.stream import stream
 from trainspool.texts import reason_of
@@ -42,18 +43,30 @@ def watch() -> None:
 
 def at_exit() -> None:
     """End every active run (FAILED after an uncaught exception), and bring the ring to the spool."""
-    begun = time.monotonic()
     runs = [run for run in active.all_open() if run.owner]
     for run in runs:
         active.end(run, "FAILED" if _uncaught else "FINISHED", _uncaught[0] if _uncaught else None)
     if stream.pump is None:
         return
-    end = stream.ring.end
+    _finish_captures()
+    begun, end = time.monotonic(), stream.ring.end
     configured = stream.configured()
     exit_wait_s = configured.exit_wait_s if stream.agent.is_coming(configured) else 0.0
     in_store = stream.wait(exit_wait_s) if exit_wait_s > 0 else False
     in_spool = stream.finish(max(0.1, DRAIN_S_MAX - (time.monotonic() - begun if not exit_wait_s else 0)))
     _say_where(runs or [run for run in (active.last(),) if run is not None and run.owner], in_spool, in_store, end)
+
+
+def _finish_captures() -> None:
+    """Files that the program asked to be copied in the background are worth waiting for; Ctrl-C leaves them."""
+    if stream.captures.wait(0):
+        return
+    if sys.stderr.isatty():
+        print("trainspool: artifacts are still being captured; Ctrl-C leaves them", file=sys.stderr)  # noqa: T201
+    try:
+        stream.captures.wait()
+    except KeyboardInterrupt:
+        warn("left before all artifacts were captured; each is reported on its run")
 
 
 def _say_where(runs: list[Run], in_spool: bool, in_store: bool, end: int) -> None:

@@ -179,6 +179,11 @@ class Pump:
     def drained_to(self, offset: int) -> bool:
         return self._position.offset >= offset
 
+    def is_durable(self, offset: int) -> bool:
+        """Whether the events before *offset*, and all staged files so far, are on the device."""
+        waits = self._syncer is not None and not self._syncer.idle
+        return self.synced_offset >= offset and not self.staged and not waits
+
     # -- ring → segment -----------------------------------------------------------------------------------------
 
     def _drain(self) -> None:

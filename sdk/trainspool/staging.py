@@ -1,38 +1,49 @@
-"""Artifact content captured before the call returns: callers delete their temporary folders right afterwards.
+"""The stream's staging folder: content captured before the call returns, since callers delete or rewrite their files.
 
-A captured file lies in the stream's staging folder under a random name; its event follows. If we die in between, an
-unnamed file is left, which retention removes.
+A captured file lies there under a random name; its event follows. If we die in between, a file is left that no event
+names, and retention removes it with its stream. A file named ``….part`` is still being captured; its event is there.
+
+Source: sdk/docs/spool-format.md, "Files"; sdk/docs/artifacts.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
 import posixpath
-import stat
+import re
+import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trainspool.errors import TrainspoolException
 from trainspool.spool import files, quota
+from trainspool.spool.layout import PART_SUFFIX, STAGED_NAME_MAX
 
-_FICLONE = 0x40049409  # linux/fs.h: share the blocks, copy on write
-_COPY_BYTES = 1 << 20
-_NO_CLONE = frozenset(
-    (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EPERM, errno.EBADF)
-)
+LOOK_INTERVAL_S = 0.05  # at the quota, for small files: thousands may be logged in a row
+LARGE_BYTES = 1 << 20
+_NO_PART_OF_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
+_looked_at: dict[str, float] = {}
 
 
 class Staged(NamedTuple):
-    """One captured file."""
+    """One file in the staging folder, and what its event says of it."""
 
     path: str
     name: str
     size: int
     mode: int
+    how: str
+    mtime_ns: int = 0
+    fingerprint: bytes = b""
+    changed: bool = False  # the source, again and again while it was read
+
+    @property
+    def said(self) -> tuple[object, ...]:
+        """The elements of an artifact event from the staged name on."""
+        fields = self.name, self.size, self.mode, self.how
+        return (*fields, self.mtime_ns, self.fingerprint) if self.fingerprint else fields
 
 
 class StagingFailed(Exception):
@@ -75,77 +86,74 @@ def files_of(source: str, artifact_path: str | None, *, keep_name: bool) -> Iter
             yield os.path.join(folder, name), check_artifact_path(posixpath.join(base, inner, name))
 
 
-def capture(source: str, folder: str) -> Staged:
-    """Copy *source* as it is now into *folder*: shared blocks where the file system can, else a copy in the kernel.
-
-    Raises:
-        OSError: *source* cannot be read.
-        TrainspoolException: it is no plain file.
-        StagingFailed: *folder* cannot take it.
-    """
-    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block training
-    try:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise TrainspoolException(f"{source} is no plain file, so it cannot be an artifact")
-        with _new_file(folder) as (target, path, name):
-            size = _clone_or_copy(fd, target, info.st_size)
-    finally:
-        os.close(fd)
-    return Staged(path, name, size, stat.S_IMODE(info.st_mode))
+def files_at(path: str, artifact_path: str) -> Iterator[tuple[str, str]]:
+    """Yield (file, artifact path) for what stands at *path*: a file, or what a folder holds, below *artifact_path*."""
+    if os.path.isdir(path):
+        yield from files_of(path, artifact_path, keep_name=False)
+    else:
+        yield path, artifact_path
 
 
-def write(content: bytes, folder: str) -> Staged:
+def write(content: bytes | memoryview, folder: str) -> Staged:
     """Write *content* into *folder*.
 
     Raises:
         StagingFailed: *folder* cannot take it.
     """
-    with _new_file(folder) as (target, path, name):
+    size = len(content) if isinstance(content, bytes) else content.nbytes
+    with new_file(folder, size) as (target, path):
         files.fs.write(target, content)
-    return Staged(path, name, len(content), 0o644)
+    return Staged(path, os.path.basename(path), size, 0o644, "written")
 
 
-def serialised(dictionary: Any, artifact_file: str) -> str:
-    """Return *dictionary* as text, as MLflow's ``log_dict`` does: by the file's extension, JSON unless it says YAML."""
-    if artifact_file.endswith((".yml", ".yaml")):
-        with contextlib.suppress(ImportError):
-            import yaml  # not a dependency; JSON is YAML where it is missing
+def new_name(like: str = "") -> str:
+    """Return a fresh name for a staged file; it ends as *like* does: an extension may mean something to a writer."""
+    name = os.urandom(16).hex()
+    room = STAGED_NAME_MAX - len(name) - len(PART_SUFFIX) - 1
+    ending = _NO_PART_OF_A_NAME.sub("_", os.path.basename(like))[-room:]
+    return f"{name}-{ending}" if ending else name
 
-            text: str = yaml.dump(dictionary, indent=2, default_flow_style=False)
-            return text
-    return json.dumps(dictionary, indent=2, default=str)
+
+def make_room(folder: str, size: int) -> None:
+    """Have *folder* ready for a file of *size* bytes.
+
+    Raises:
+        OSError: it cannot be made, or must not take that much.
+    """
+    now = time.monotonic()
+    if size < LARGE_BYTES and now - _looked_at.get(folder, 0.0) < LOOK_INTERVAL_S:
+        return
+    files.fs.make_folder(folder)
+    quota.check(os.path.dirname(os.path.dirname(folder)), size)
+    _looked_at.clear()  # of streams before a fork, perhaps
+    _looked_at[folder] = now
 
 
 @contextlib.contextmanager
-def _new_file(folder: str) -> Iterator[tuple[int, str, str]]:
-    name = os.urandom(16).hex()
-    path = f"{folder}/{name}"
+def new_file(folder: str, size: int, suffix: str = "") -> Iterator[tuple[int, str]]:
+    """Make a staged file to be filled within the block: its descriptor and path; gone if the block fails.
+
+    Raises:
+        StagingFailed: *folder* cannot take it.
+    """
+    path = f"{folder}/{new_name()}{suffix}"
     target = -1
     try:
-        files.fs.make_folder(folder)
-        quota.check(os.path.dirname(os.path.dirname(folder)))
-        target = files.fs.create(path)
-        yield target, path, name
-    except OSError as error:
+        make_room(folder, size)
+        target = files.fs.create_to_fill(path)
+        yield target, path
+    except BaseException as error:
         if target >= 0:
             with contextlib.suppress(OSError):
                 files.fs.unlink(path)
-        raise StagingFailed(f"{error}; nothing of it is kept. Next: make room in the spool and log it again") from error
+        if isinstance(error, OSError):
+            raise failed(error) from error
+        raise
     finally:
         if target >= 0:
             os.close(target)
 
 
-def _clone_or_copy(source: int, target: int, size: int) -> int:
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-        return size
-    except OSError as error:
-        if error.errno not in _NO_CLONE:
-            raise
-    copied = 0
-    while block := os.read(source, _COPY_BYTES):
-        files.fs.write(target, block)
-        copied += len(block)
-    return copied
+def failed(error: OSError) -> StagingFailed:
+    """Return what to raise where the spool could not take something."""
+    return StagingFailed(f"{error}; nothing of it is kept. Next: make room in the spool and log it again")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from trainspool import autostart, settings
+from trainspool.captures import Captures
 from trainspool.complaints import warn
 from trainspool.identity import identity
 from trainspool.pump import Pump
@@ -114,6 +115,7 @@ class Stream:
         self.owed: deque[Callable[[], bool]] = deque()
         self.with_drops: dict[str, RunEvents] = {}
         self.pump: Pump | None = None
+        self.captures = Captures()
         self._identity: dict[str, Any] = {}
         self._birth_lock = threading.RLock()
         self._housekeeping_due = 0.0
@@ -275,8 +277,10 @@ class Stream:
         if pump is None:
             return True
         deadline = None if timeout is None else time.monotonic() + timeout
+        if not self.captures.wait(timeout):
+            return False
         while True:
-            if pump.drained_to(end) and (not durable or pump.synced_offset >= end):
+            if pump.drained_to(end) and (not durable or pump.is_durable(end)):
                 return True
             left = TURN_WAIT_S if deadline is None else min(TURN_WAIT_S, deadline - time.monotonic())
             if left <= 0 or not pump.thread.is_alive():

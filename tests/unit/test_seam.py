@@ -38,7 +38,9 @@ NO_SPOOL_NO_STORE = {
     "sdk/trainspool/spool/quota.py": {"os.open"},
     # Folders, to make things in through the seam.
     "agent/trainspool_agent/store/artifacts.py": {"os.open"},
-    # A folder of their own, removed again, and questions to the shell's path.
+    # A folder of their own, removed again, when the spool takes nothing.
+    "sdk/trainspool/artifacts.py": {"tempfile.mkdtemp"},
+    # The same for a self-test, and questions to the shell's path.
     "agent/trainspool_agent/doctor/selftest.py": {"tempfile.TemporaryDirectory"},
     "agent/trainspool_agent/doctor/__init__.py": {"os.open", "tempfile.NamedTemporaryFile"},
     "agent/trainspool_agent/demo/training.py": {"tempfile.TemporaryDirectory"},

@@ -7,7 +7,10 @@ stalls or records.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+
+_FICLONE = 0x40049409  # linux/fs.h: share the blocks, copy on write
 
 
 class Files:
@@ -26,10 +29,24 @@ class Files:
         """Create *path* exclusively for appending, mode 0600; return the descriptor."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
-    def write(self, fd: int, data: bytes) -> None:
+    def create_to_fill(self, path: str) -> int:
+        """As ``create``, but not for appending: the kernel neither clones nor copies into a file that appends."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def write(self, fd: int, data: bytes | memoryview) -> None:
         written = os.write(fd, data)
-        while written < len(data):  # a short write: the device filled up, the next call says why
-            written += os.write(fd, memoryview(data)[written:])
+        if written < (len(data) if isinstance(data, bytes) else data.nbytes):
+            rest = memoryview(data).cast("B")  # a short write: the device filled up, the next call says why
+            while written < len(rest):
+                written += os.write(fd, rest[written:])
+
+    def clone(self, source: int, target: int) -> None:
+        """Give *target* the content of *source*, blocks shared. Not every file system can: EOPNOTSUPP, EXDEV, …"""
+        fcntl.ioctl(target, _FICLONE, source)
+
+    def copy_range(self, source: int, target: int, count: int) -> int:
+        """Copy up to *count* bytes, both files from where they stand, inside the kernel; 0 at the end of *source*."""
+        return os.copy_file_range(source, target, count)
 
     def truncate(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
@@ -50,12 +67,30 @@ class Files:
     def link(self, source: str, target: str) -> None:
         os.link(source, target)
 
+    def link_open(self, source: int, target: str) -> None:
+        """Give the file that is open as *source* another name, whatever stands at the one it was opened by."""
+        folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.link(str(source), target, src_dir_fd=folder, follow_symlinks=True)
+        finally:
+            os.close(folder)
+
     def unlink(self, path: str) -> None:
         os.unlink(path)
 
     def remove_folder(self, path: str) -> None:
         """Remove an empty folder."""
         os.rmdir(path)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove what can be removed of a file or folder; no link is followed."""
+        if os.path.isdir(path) and not os.path.islink(path):
+            import shutil  # importing trainspool has a budget
+
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def close(self, fd: int) -> None:
         os.close(fd)

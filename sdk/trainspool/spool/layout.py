@@ -16,6 +16,8 @@ STAGING = "staging"
 CURSOR = "cursor"
 TRIMMED = "trimmed"
 RING_SUFFIX = ".ring"
+PART_SUFFIX = ".part"  # of a staged file that is still being captured
+STAGED_NAME_MAX = 64
 
 _SEGMENT = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{2})\.seg\Z")
 _STREAM = re.compile(r"[0-9a-f]{32}\Z")

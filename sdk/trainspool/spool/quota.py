@@ -131,24 +131,29 @@ def announce(host_folder: str, usage: Usage, quota: Quota, excess: str | None) -
     fs.rename(temporary, path)
 
 
-def free_space_refusal(folder: str) -> str | None:
-    """Say why nothing should be written to *folder* for want of free space; None if it is not known."""
+def free_space_refusal(folder: str, size: int = 0) -> str | None:
+    """Say why *size* bytes should not be written to *folder* for want of free space; None if it is not known."""
     try:
         system = os.statvfs(folder)
     except OSError:
         return None
     reserve = min(RESERVE_BYTES, int(RESERVE_SHARE * system.f_blocks * system.f_frsize))
     free = system.f_bavail * system.f_frsize
-    return f"{free:,} bytes are free, the last {reserve:,} are left to others" if free < reserve else None
+    if free - size >= reserve:
+        return None
+    asked = f"{size:,} bytes do not fit: " if size else ""
+    return f"{asked}{free:,} bytes are free, the last {reserve:,} are left to others"
 
 
-def check(host_folder: str) -> None:
-    """Look once whether a file may be added to a stream in *host_folder*.
+def check(host_folder: str, size: int = 0) -> None:
+    """Look once whether a file of *size* bytes may be added to a stream in *host_folder*.
 
     Raises:
         OSError: it may not, with EDQUOT.
     """
-    why = free_space_refusal(host_folder) or (announced_excess(host_folder) if _fresh(host_folder) else None)
+    why = free_space_refusal(host_folder, size)
+    if not why and _fresh(host_folder):
+        why = announced_excess(host_folder, size)
     if why:
         raise OSError(errno.EDQUOT, why, host_folder)
 
@@ -208,12 +213,17 @@ def _fresh(host_folder: str) -> os.stat_result | None:
     return info if abs(time.time() - info.st_mtime) <= STALE_S else None
 
 
-def announced_excess(host_folder: str) -> str | None:
-    """Return what the agent last said was too much in *host_folder*, None for nothing."""
+def announced_excess(host_folder: str, size: int = 0) -> str | None:
+    """Return what the agent last said was too much in *host_folder*, or would be with *size* more; None for nothing."""
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(file_of(host_folder), flags), "rb") as file:
-            found = json.loads(file.read(4096)).get("excess")
+            found = json.loads(file.read(4096))
+            excess, held, most = found.get("excess"), found.get("bytes"), found.get("quota_bytes")
     except (OSError, ValueError, AttributeError):
         return None
-    return str(found) if found else None
+    if excess:
+        return str(excess)
+    if size and type(held) is type(most) is int and held + size > most:
+        return f"{size:,} bytes do not fit: the spool holds {held:,} bytes, its quota is {most:,}"
+    return None
