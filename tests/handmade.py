@@ -107,6 +107,7 @@ async def feed_async(
         for run, changes in batch.runs.items():
             await store.apply(run, changes, stream.id, batch.end, staging)
         batches.append(batch)
+    await store.handover.finish()
     return batches
 
 

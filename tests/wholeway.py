@@ -37,6 +37,7 @@ from trainspool_agent.daemon import Agent
 from trainspool_agent.liveness import Process
 from trainspool_agent.settings import Settings
 from trainspool_agent.store import experiments as experiments_module
+from trainspool_agent.store import handover as handover_module
 
 WALL = 1_700_000_000_000_000_000
 PATIENCE = 200
@@ -124,6 +125,7 @@ class World:
         for module in (run_module, runevents_module, runtexts_module, artifacts_module):
             patch.setattr(module, "_time_ns", self.clock.time_ns)
         patch.setattr(asyncio, "to_thread", _inline)
+        patch.setattr(handover_module, "in_idle_thread", _inline)
         patch.setattr(pump_module, "Syncer", _InlineSyncer)
         patch.setattr(pump_module.Pump, "start", _started)
         patch.setattr(stream, "at_birth", lambda: None)

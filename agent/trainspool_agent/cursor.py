@@ -3,7 +3,7 @@
 It is a shortcut, never the truth: the truth is per run, in the store. Lost or damaged, the stream is read from its
 beginning and everything already stored is recognised.
 
-File: 4 bytes `TSC1`, CRC-32 of the rest (little-endian), then a msgpack map: `offset`, `runs`, `finished`,
+File: 4 bytes `TSC1`, CRC-32 of the rest (little-endian), then a msgpack map: `offset`, `stored`, `runs`, `finished`,
 `damaged_events`, `damaged_points`, `unknown_tail`, `boot`.
 """
 
@@ -42,6 +42,7 @@ class Cursor:
         finished: ended, and all its runs are durable; nothing is left to do for this stream.
         damaged_events, damaged_points: lost to damage so far.
         unknown_tail: its ring was out of reach when the process was found dead.
+        stored: as *offset*, and the artifacts before it are in their places, too: what a writer that waits is told.
     """
 
     offset: int = 0
@@ -51,6 +52,7 @@ class Cursor:
     damaged_points: int = 0
     unknown_tail: bool = False
     boot: str = ""
+    stored: int = 0
 
 
 def load(folder: Path) -> Cursor:
@@ -111,7 +113,7 @@ def _to_map(cursor: Cursor) -> dict[str, Any]:
 def _from_map(found: dict[str, Any]) -> Cursor:
     runs = {_run_of(fields): _count_of(first) for *fields, first in found["runs"]}
     cursor = Cursor(**{**found, "runs": runs})
-    for number in (cursor.offset, cursor.damaged_events, cursor.damaged_points):
+    for number in (cursor.offset, cursor.stored, cursor.damaged_events, cursor.damaged_points):
         _count_of(number)
     if type(cursor.finished) is not bool or type(cursor.unknown_tail) is not bool or type(cursor.boot) is not str:
         raise TypeError("not what a cursor holds")

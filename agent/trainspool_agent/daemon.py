@@ -68,6 +68,7 @@ class Agent:
         self.host, boot = layout.host_name(), boot_id()
         self.lock = AgentLock(self.folder)
         self.stores = Stores(boot, settings.store)
+        self.stores.on_handed_over = self._tell_writers
         self.health = Health(self.folder)
         self.pace = Pace()
         self.streams: dict[Place, Stream] = {}
@@ -311,14 +312,22 @@ class Agent:
         if stream.settle(lambda run: self.stores.is_settled(run, stream.name)):
             self._finish(stream)
 
+    def _tell_writers(self, streams: set[str]) -> None:
+        """Artifacts of *streams* came to their places: so whoever waits for the store is told."""
+        for stream in self.streams.values():
+            if stream.name in streams:
+                with contextlib.suppress(OSError):
+                    stream.tell_writer(self.stores.reached(stream.name, stream.cursor.offset))
+
     # -- stop
 
     def _is_over(self) -> bool:
         if self.until_done:
-            return all(stream.is_carried for stream in self.streams.values())
+            return all(stream.is_carried for stream in self.streams.values()) and not self.stores.is_handing_over
         if self.settings.idle_exit_s is None:
             return False
-        if not all(stream.ended or stream.liveness.life is Life.UNKNOWN for stream in self.streams.values()):
+        ended = all(stream.ended or stream.liveness.life is Life.UNKNOWN for stream in self.streams.values())
+        if not ended or self.stores.is_handing_over:
             self._idle_since = None
             return False
         now = time.monotonic()
@@ -343,6 +352,8 @@ class Agent:
             _, late = await asyncio.wait(tasks, timeout=STOP_PATIENCE_S)
             for task in late:
                 task.cancel()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.stores.stop_handing_over(), STOP_PATIENCE_S)
         if self.until_done or self.settings.idle_exit_s is not None:
             await self._settle(everything=True)
         else:

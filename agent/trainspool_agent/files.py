@@ -29,6 +29,10 @@ class StoreFiles(files.Files):
         """Create *path*, which must not be there, to read and append, mode 0644; *anew*: empty what is there."""
         return os.open(path, _NEW | (os.O_TRUNC if anew else os.O_EXCL), 0o644)
 
+    def open_part(self, path: str) -> int:
+        """Create *path*, or open what is there, to read and append, mode 0600."""
+        return os.open(path, _NEW, 0o600)
+
     def make_shared_folder(self, path: str) -> None:
         """Make *path* and its parents, as far as they are missing, by the umask."""
         os.makedirs(path, exist_ok=True)

@@ -7,12 +7,14 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from trainspool.errors import TrainspoolError
 from trainspool_agent.compact import Batch, EventFrame, RunRef, compact
 from trainspool_agent.pace import Pace
 from trainspool_agent.store.errors import RunHeld, RunMoved, StoreRefused
+from trainspool_agent.store.handover import Handover
 from trainspool_agent.store.writer import FileStore
 from trainspool_agent.tail import Stream, tail
 
@@ -35,6 +37,7 @@ async def follow(stream: Stream, stores: Stores, pace: Pace) -> None:
             return
         # The store first: dying here replays a batch, which recovery absorbs. The other order loses one.
         stream.advance(batch)
+        stream.tell_writer(stores.reached(stream.name, stream.cursor.offset))
         stores.note(batch, stream.note_lag(frames))
     stream.ended = stream.dead and not stream.closing
 
@@ -112,6 +115,8 @@ class Stores:
         self._open: dict[Path, FileStore] = {}
         self._recorded: dict[str, FileStore] = {}
         self._complained: set[tuple[str, str]] = set()
+        self.on_handed_over: Callable[[set[str]], None] = lambda _: None
+        """Called with the streams of which an artifact came to its place; set it before the first store is opened."""
 
     def at(self, recorded: str) -> FileStore:
         """Return the store at the recorded place, opened if it is not.
@@ -132,13 +137,13 @@ class Stores:
     def _make(self, root: Path) -> FileStore:
         if len(self._open) >= STORES_MAX:
             self._close_one()
-        made = self._open[root] = FileStore(root, boot_id=self._boot_id)
+        made = self._open[root] = FileStore(root, boot_id=self._boot_id, handed_over=self.on_handed_over)
         return made
 
     def _close_one(self) -> None:
         """Close the oldest that has nothing left to make durable: opened again, a store knows of no such thing."""
         for root, oldest in self._open.items():
-            if oldest.is_durable:
+            if oldest.is_durable and oldest.handover.is_done:
                 del self._open[root]
                 self._recorded = {recorded: store for recorded, store in self._recorded.items() if store is not oldest}
                 oldest.close()
@@ -215,6 +220,20 @@ class Stores:
             log.error("not stored run=%.100r stream=%s offset=%d error=%r", what, stream.name, offset, text)
         return error
 
+    def reached(self, stream: str, offset: int) -> int:
+        """Return *offset*, or where before it the first artifact of *stream* is that has not come to its place yet."""
+        firsts = (store.handover.first_offset(stream) for store in self._open.values())
+        return min([offset, *(first - 1 for first in firsts if first is not None)])
+
+    @property
+    def is_handing_over(self) -> bool:
+        """Whether artifacts are on their way that no disk refuses just now."""
+        return any(store.handover.busy for store in self._open.values())
+
+    def handovers(self) -> dict[str, Handover]:
+        """Return what brings artifacts to their places, by store."""
+        return {str(root): store.handover for root, store in self._open.items()}
+
     def is_settled(self, run: RunRef, stream: str) -> bool:
         try:
             return self.at(run.store).is_settled(run, stream)
@@ -244,6 +263,7 @@ class Stores:
         """Write the durable checkpoints that are due. Raises OSError: of one store, the others are written."""
         failed: OSError | None = None
         for store in list(self._open.values()):
+            store.handover.wake()
             try:
                 await store.make_durable(all=everything)
             except OSError as error:
@@ -255,6 +275,11 @@ class Stores:
         """Return when no ``make_durable`` is under way, not even one whose caller was cancelled."""
         for store in list(self._open.values()):
             await store.rest()
+
+    async def stop_handing_over(self) -> None:
+        """Return when no artifact is being carried any more; the next agent goes on with what is half-way."""
+        for store in list(self._open.values()):
+            await store.handover.stop()
 
     def close(self) -> None:
         for store in self._open.values():

@@ -46,7 +46,11 @@ def _on_tags(changes: RunChanges, fields: list[Any], offset: int) -> None:
 
 def _on_artifact(changes: RunChanges, fields: list[Any], offset: int) -> None:
     time, path, staged, size, mode = fields[:5]
-    changes.artifacts.append(Artifact(text_of(path), text_of(staged), int(size), int(mode), time_of(time), offset))
+    how, mtime_ns, known = fields[5:8] if len(fields) > 7 else (fields[5] if len(fields) > 5 else "", 0, b"")
+    if type(known) is not bytes:
+        raise ValueError(f"not a fingerprint: {ev.shown(known)}")
+    said = text_of(path), text_of(staged), time_of(size), time_of(mode), time_of(time), offset
+    changes.artifacts.append(Artifact(*said, text_of(how), time_of(mtime_ns), known))
 
 
 def _on_gap(changes: RunChanges, fields: list[Any], offset: int) -> None:

@@ -184,7 +184,7 @@ class Stream:
         log.error("damage stream=%s segment=%s offset=%d: %s", self.name, damage.path.name, damage.begin, damage)
 
     def advance(self, batch: Batch) -> None:
-        """Everything before the end of *batch* is in the store: say so to the writer and to our next start."""
+        """Everything before the end of *batch* is in the store: say so to our next start."""
         facts, cursor = self.facts, self.cursor
         for run in (*batch.runs, *batch.known):  # known may mean: until the next power cut
             cursor.runs.setdefault(run, batch.begin)
@@ -200,7 +200,11 @@ class Stream:
         if batch.epitaph is not None:
             facts.unknown_tail = cursor.unknown_tail = leaves_unknown_tail(batch.epitaph.reason)
         self._unsaved = True
-        if not self._tell_ring(cursor.offset):
+
+    def tell_writer(self, stored: int) -> None:
+        """Everything before *stored*, artifacts too, is in its place: a writer may wait for that."""
+        self.cursor.stored = stored
+        if not self._tell_ring(stored):
             self.save_cursor(force=True)  # a writer without a ring file learns it from the cursor
 
     def note_lag(self, frames: list[EventFrame]) -> int | None:

@@ -149,7 +149,8 @@ def stored_offset(folder: str) -> int:
     """Return how far the store is, from the agent's cursor file: for streams whose ring nobody else can see."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, msgpack.exceptions.UnpackException):
         raw = Path(folder, CURSOR).read_bytes()
-        return int(msgpack.unpackb(raw[4:])["offset"])
+        about = msgpack.unpackb(raw[8:], strict_map_key=False, unicode_errors="surrogateescape")
+        return int(about["stored"])
     return 0
 
 

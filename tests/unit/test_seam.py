@@ -37,7 +37,8 @@ NO_SPOOL_NO_STORE = {
     # Read only, by flags that have a name.
     "sdk/trainspool/spool/quota.py": {"os.open"},
     # Folders, to make things in through the seam.
-    "agent/trainspool_agent/store/artifacts.py": {"os.open"},
+    "agent/trainspool_agent/store/transfer.py": {"os.open"},
+    "agent/trainspool_agent/store/content.py": {"os.open"},
     # A folder of their own, removed again, when the spool takes nothing.
     "sdk/trainspool/artifacts.py": {"tempfile.mkdtemp"},
     # The same for a self-test, and questions to the shell's path.

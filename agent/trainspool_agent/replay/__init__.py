@@ -184,6 +184,7 @@ class _Replay:
         self._reopen(streams)
         for source in sources:
             await self._stream(source)
+        await self._store.handover.finish()
         await self._store.make_durable(all=True)
         self._meter.done()
         self.report.runs = len(self._touched)

@@ -6,7 +6,9 @@ Read from the files alone, so that it holds for whoever asks, with or without a 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from trainspool.errors import TrainspoolError
 from trainspool_agent import checkpoint
@@ -51,8 +53,8 @@ class Durability:
             folder = f"{experiment.folder}/{run.run_id}"
             saved = checkpoint.load_durable(folder)
             checkpoint.sync_path(folder)  # whoever renamed it into place may not have come to that yet
-            position = saved["streams"].get(stream, 0) if saved else 0
-        except (OSError, TrainspoolError):
+            position = min(_positions(saved, stream)) if saved else 0
+        except (OSError, TrainspoolError, TypeError, LookupError):
             return 0
         return position if isinstance(position, int) else 0
 
@@ -67,3 +69,11 @@ class Durability:
             if os.path.isdir(root):
                 sync_all(None, root)
             self._synced.add(root)
+
+
+def _positions(saved: dict[str, Any], stream: str) -> Iterator[int]:
+    """Up to where a checkpoint has the events of *stream*, and where its artifacts are that are still on their way."""
+    yield saved["streams"].get(stream, 0)
+    for one in saved.get("expected", []):
+        if one[9] == stream:
+            yield one[5] - 1

@@ -107,6 +107,9 @@ class Artifact(NamedTuple):
     mode: int
     time: int
     offset: int
+    how: str = ""  # it was captured
+    mtime_ns: int = 0  # of a linked one, at the call
+    fingerprint: bytes = b""
 
 
 class StagedTag(NamedTuple):

@@ -24,6 +24,7 @@ class RunMemory:
         self._experiments, self._boot_id = experiments, boot_id
         self.decoded = DecodedBlocks()
         self.undurable: dict[str, None] = {}  # runs with changes that no durable checkpoint covers
+        self.expecting: dict[str, None] = {}  # runs with artifacts that are not in their place, or not hashed
         self._states: OrderedDict[str, RunState] = OrderedDict()
         self._dirty: dict[str, RunState] = {}  # with changes that no checkpoint covers
         self._open_files: OrderedDict[MetricFile, None] = OrderedDict()
@@ -42,6 +43,8 @@ class RunMemory:
             folder = f"{experiment.folder}/{run_id}"
             saved = checkpoint.load(folder, self._boot_id)
             state = restored(run_id, experiment, saved, self.decoded)
+            if state.expected or state.unhashed:
+                self.expecting[run_id] = None
             durable = checkpoint.load_durable(folder)
             if saved is not None and (durable is None or durable["serial"] < saved["serial"]):
                 self.undurable[run_id] = None  # whoever applied it was killed before it came to that
@@ -55,6 +58,7 @@ class RunMemory:
         state = self._states.pop(run_id, None)
         self._dirty.pop(run_id, None)
         self.undurable.pop(run_id, None)
+        self.expecting.pop(run_id, None)
         if state is not None:
             self._close_files(state)
 
@@ -121,7 +125,7 @@ class RunMemory:
     def _put_one_out(self) -> None:
         """Put the run used least lately out of memory; its checkpoint brings it back."""
         for state in self._states.values():
-            if not state.lock.locked() and not state.gone:
+            if not state.lock.locked() and not state.gone and state.run_id not in self.expecting:
                 break
         else:
             return

@@ -51,6 +51,8 @@ def _forget_what_is_gone(state: RunState, streams: frozenset[str]) -> None:
     for path, order in list(state.artifacts.items()):
         if not os.path.exists(f"{state.folder}/{ARTIFACTS}/{path}") and order.stream in streams:
             del state.artifacts[path]
+            state.held.pop(path, None)
+            state.unhashed.pop(path, None)
 
 
 def _size(path: str) -> int:

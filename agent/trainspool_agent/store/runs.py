@@ -21,6 +21,7 @@ from trainspool_agent.store.layout import APPLIED, META, RUN_FOLDERS
 from trainspool_agent.store.limits import END_REASON_CHARACTERS_MAX, USER_CHARACTERS_MAX
 from trainspool_agent.store.state import Published, RunState
 from trainspool_agent.store.texts import RUN_NAME_TAG, short_name, write_tag
+from trainspool_agent.store.transfer import PART
 
 END_REASON_TAG = "trainspool.end_reason"
 PROBLEM_TAG = "trainspool.problem"
@@ -109,11 +110,12 @@ def write_own_tags(state: RunState, want: Published) -> None:
         state.problems_told = len(state.problems)
 
 
-def remove_leftovers(experiment: Experiment) -> None:
-    """Remove temporary files of agents that died; names begin with their pid."""
+def remove_leftovers(experiment: Experiment, boot_id: str) -> None:
+    """Remove temporary files of agents that died: names begin with their pid; parts of artifacts of another boot."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(experiment.work):
             pid = name.split(".")[0]
-            if pid.isdigit() and int(pid) != os.getpid() and not os.path.exists(f"/proc/{pid}"):
-                path = f"{experiment.work}/{name}"
-                files.fs.remove_tree(path) if os.path.isdir(path) else files.fs.unlink(path)
+            left = pid.isdigit() and int(pid) != os.getpid() and not os.path.exists(f"/proc/{pid}")
+            # A part of another boot may have lost what was in it, and is begun anew under another name.
+            if left or (name.startswith(PART) and not name.startswith(f"{PART}{boot_id[:8]}-")):
+                files.fs.remove_tree(f"{experiment.work}/{name}")

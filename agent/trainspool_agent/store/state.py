@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from trainspool.spool.events import shown
 from trainspool_agent import checkpoint
 from trainspool_agent.store.attempts import Session, Sessions
+from trainspool_agent.store.changes import Artifact
 from trainspool_agent.store.experiments import Experiment
 from trainspool_agent.store.fold import MetricFile
 from trainspool_agent.store.layout import METRICS, escaped_key, legal_key
@@ -36,6 +37,30 @@ class Published(NamedTuple):
     name: str | None = None
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Expected:
+    """An artifact that an event asks for and that is not in its place yet; *counts*: the account has its event anew."""
+
+    artifact: Artifact
+    stream: str
+    staging: str
+    counts: bool
+
+    @property
+    def order(self) -> Order:
+        return Order(self.artifact.time, self.stream, self.artifact.offset)
+
+
+class Held(NamedTuple):
+    """An artifact in its place: *how* it was captured, its BLAKE3 *digest* once known,
+    whether others share its bytes."""
+
+    size: int
+    how: str
+    digest: str | None = None
+    shared: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class RunState:
     """One run. The lock is held while its files change; a checkpoint is taken only when it is free."""
@@ -50,6 +75,9 @@ class RunState:
     sessions: Sessions = field(default_factory=Sessions)
     gaps: dict[str, list[int]] = field(default_factory=dict)
     artifacts: dict[str, Order] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    expected: dict[str, Expected] = field(default_factory=dict)
+    unhashed: dict[str, None] = field(default_factory=dict)  # of those held, without a digest or not looked for
     problems: list[str] = field(default_factory=list)
     problems_told: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
@@ -114,6 +142,8 @@ class RunState:
                 "sessions": [asdict(session) for session in self.sessions],
                 "gaps": self.gaps,
                 "artifacts": self.artifacts,
+                "held": self.held,
+                "expected": [[*one.artifact, one.stream, one.staging, one.counts] for one in self.expected.values()],
                 "problems": self.problems,
                 "counts": self.counts,
                 "name": self.name,
@@ -150,6 +180,11 @@ def _filled(state: RunState, saved: dict[str, Any], decoded: DecodedBlocks) -> R
         _text(stream): [_integer(points), _integer(events)] for stream, (points, events) in saved["gaps"].items()
     }
     state.artifacts = {_text(path): _order(order) for path, order in saved["artifacts"].items()}
+    state.held = {_text(path): _held(*fields) for path, fields in saved.get("held", {}).items()}
+    state.unhashed = {path: None for path, held in state.held.items() if held.digest is None}
+    for fields in saved.get("expected", []):
+        one = _expected(*fields)
+        state.expected[one.artifact.path] = one
     state.problems = [_text(problem) for problem in saved["problems"]]
     state.counts.update(_numbers(saved["counts"]))
     state.name = _optional(str, saved["name"])
@@ -168,6 +203,20 @@ def _metric_file(state: RunState, key: str, fields: list[Any], decoded: DecodedB
         raise ValueError("no place in a metric file")
     spans = [_number(at) for at in unclaimed]
     return MetricFile(f"{state.folder}/{path}", decoded, _number(length), (int(ms), int(step)), spans)
+
+
+def _held(size: Any, how: Any, digest: Any, shared: Any) -> Held:
+    return Held(_number(size), _text(how), _optional(str, digest), bool(shared))
+
+
+def _expected(
+    path: Any, staged: Any, size: Any, mode: Any, time: Any, offset: Any, how: Any, mtime_ns: Any, known: Any,
+    stream: Any, staging: Any, counts: Any,
+) -> Expected:  # fmt: skip
+    if type(known) is not bytes or not _text(staging).startswith("/"):
+        raise TypeError("no artifact that is expected")
+    said = _text(path), _text(staged), _integer(size), _integer(mode), _integer(time), _integer(offset)
+    return Expected(Artifact(*said, _text(how), _integer(mtime_ns), known), _text(stream), staging, bool(counts))
 
 
 def _session(fields: dict[str, Any]) -> Session:

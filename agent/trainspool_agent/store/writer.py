@@ -8,24 +8,25 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainspool_agent import checkpoint
 from trainspool_agent.compact import RunRef
-from trainspool_agent.store import aftercut, artifacts, distrust, mending, runs, texts
+from trainspool_agent.store import aftercut, distrust, mending, runs, texts
 from trainspool_agent.store.accounttag import write_account
 from trainspool_agent.store.changes import ExperimentChange, Point, RunChanges, Text
 from trainspool_agent.store.errors import Refused, RunHeld, RunMoved, StoreRefused
 from trainspool_agent.store.experiments import Experiment, Experiments
 from trainspool_agent.store.files import sync_all
 from trainspool_agent.store.fold import MetricFile, Span
+from trainspool_agent.store.handover import Handover
 from trainspool_agent.store.layout import METRICS
 from trainspool_agent.store.lease import Leases
 from trainspool_agent.store.limits import (
-    ARTIFACTS_REMEMBERED,
+    ARTIFACTS_WAITING_MAX,
     DURABLE_INTERVAL_S,
     FEW_POINTS,
     METRIC_KEYS_MAX,
@@ -33,8 +34,8 @@ from trainspool_agent.store.limits import (
 )
 from trainspool_agent.store.memory import RunMemory
 from trainspool_agent.store.points import Identity
-from trainspool_agent.store.state import COUNT_END, Published, RunState
-from trainspool_agent.store.versions import Order
+from trainspool_agent.store.state import COUNT_END, Expected, Published, RunState
+from trainspool_agent.store.transfer import read_staged_text
 
 _Written = tuple[MetricFile, Sequence[tuple[Identity, Span]], int]  # what it claimed, its length before
 
@@ -57,12 +58,20 @@ class FileStore:
         root: the directory usually called ``mlruns``; made complete if it is not there.
         boot_id: the kernel's boot id: an applied checkpoint of another boot does not count.
         leases: which runs are ours to write; by default those that no other process holds.
+        handed_over: called with the streams whose artifacts have come to their places.
 
     Raises:
         StoreRefused: nothing can be kept there.
     """
 
-    def __init__(self, root: Path, *, boot_id: str, leases: Leases | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        boot_id: str,
+        leases: Leases | None = None,
+        handed_over: Callable[[set[str]], None] = lambda _: None,
+    ) -> None:
         if "://" in str(root) or str(root).startswith(("http:", "https:")):
             raise StoreRefused(
                 "a tracking server is no store yet", str(root), "give a folder with TRAINSPOOL_STORE or --store"
@@ -74,6 +83,7 @@ class FileStore:
         aftercut.mend(str(self.root), boot_id)
         self._memory = RunMemory(self._experiments, boot_id)
         self._leases = leases or Leases()
+        self.handover = Handover(str(self.root), boot_id, self._memory, self._hold, self._publish, handed_over)
         self.fallen: set[str] = set()
         """Runs of which another agent's checkpoint, now ours, may know less than we had applied: to be read again."""
         self._cleaned: set[str] = set()
@@ -108,7 +118,7 @@ class FileStore:
             applied = Applied()
             written: list[_Written] = []
             try:
-                await self._place_artifacts(state, changes, stream, str(staging), applied)
+                self._expect_artifacts(state, changes, stream, str(staging), end)
                 self._write_texts(state, changes, stream, str(staging), applied)
                 self._write_points(state, changes.points, applied, written)
                 self._take_sessions(state, changes, stream)
@@ -121,6 +131,7 @@ class FileStore:
             if state is not self._memory.peek(run.run_id):
                 raise RunMoved(run.run_id)  # we were stopped for so long that another agent took the run
             self._commit(state, changes, stream, end, applied)
+        self.handover.wake()
         return applied
 
     def hold(self, run: RunRef) -> None:
@@ -285,6 +296,8 @@ class FileStore:
             return False  # whoever carries it may not be done with it
         if state.lock.locked() or run.run_id in self._memory.undurable or run.run_id in self.fallen:
             return False
+        if run.run_id in self._memory.expecting:
+            return False
         if not state.ended or runs.wanted(state) != state.published:
             return False
         self._leases.release(run.run_id)
@@ -329,7 +342,7 @@ class FileStore:
             experiment = found or experiment
             if experiment.folder not in self._cleaned:
                 self._cleaned.add(experiment.folder)
-                runs.remove_leftovers(experiment)
+                runs.remove_leftovers(experiment, self._boot_id)
             values = runs.first_meta(run.run_id, experiment, changes)
             if found is None:
                 await asyncio.to_thread(runs.make_folder, run.run_id, experiment, values)
@@ -344,32 +357,30 @@ class FileStore:
                 state.unsynced.update((experiment.folder, os.path.dirname(experiment.folder)))
         return True
 
-    async def _place_artifacts(
-        self, state: RunState, changes: RunChanges, stream: str, staging: str, applied: Applied
-    ) -> None:
+    def _expect_artifacts(self, state: RunState, changes: RunChanges, stream: str, staging: str, end: int) -> None:
+        """Enter what is to be handed over; the latest of a path counts.
+
+        Raises:
+            StoreRefused: so much is on its way already that the stream has to wait.
+        """
+        if not changes.artifacts:
+            return
+        if len(state.expected) >= ARTIFACTS_WAITING_MAX:
+            what = f"{len(state.expected)} artifacts are on their way to the run already"
+            raise StoreRefused(what, state.folder, "wait: trainspool artifacts ls says how far they are")
+        counts = end > state.counted.get(stream, 0)
         for artifact in changes.artifacts:
-            order = Order(artifact.time, stream, artifact.offset)
-            known = state.artifacts.get(artifact.path)
-            if known is not None and known >= order:
-                continue
-            try:
-                await asyncio.to_thread(artifacts.place, artifact, state.folder, staging, state.work)
-            except Refused as error:
-                applied.refused_events += 1
-                state.note_problem(str(error))
-                continue
-            state.artifacts[artifact.path] = order
-            state.unsynced = None
-            while len(state.artifacts) > ARTIFACTS_REMEMBERED:
-                del state.artifacts[next(iter(state.artifacts))]
+            one = Expected(artifact, stream, staging, counts)
+            waiting, known = state.expected.get(artifact.path), state.artifacts.get(artifact.path)
+            if (waiting is None or waiting.order < one.order) and (known is None or known < one.order):
+                state.expected[artifact.path] = one
+                self._memory.expecting[state.run_id] = None
 
     def _write_texts(self, state: RunState, changes: RunChanges, stream: str, staging: str, applied: Applied) -> None:
         staged = []
         for tag in changes.staged_tags:
             try:
-                staged.append(
-                    Text(tag.key, artifacts.read_staged_text(tag.staged, staging, tag.size), tag.time, tag.offset)
-                )
+                staged.append(Text(tag.key, read_staged_text(tag.staged, staging, tag.size), tag.time, tag.offset))
             except Refused as error:
                 applied.refused_events += 1
                 state.note_problem(str(error))

@@ -9,8 +9,8 @@ import pytest
 from handmade import BOOT, Stream, feed, open_store
 
 from trainspool_agent.store import aftercut
-from trainspool_agent.store.artifacts import read_staged_text
 from trainspool_agent.store.errors import Refused
+from trainspool_agent.store.transfer import read_staged_text
 
 RUN = "a" * 32
 

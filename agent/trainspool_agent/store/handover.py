@@ -1,0 +1,393 @@
+"""Artifacts on their way from staging folders into the runs of one store, beside the events that name them.
+
+An event enters what it asks for into its run's state (``RunState.expected``), which every checkpoint keeps; here it is
+brought about. So no point waits for a gigabyte, and what a killed agent had begun the next one finishes. What can be
+linked or shared is there at once; long copies go step by step, at idle disk priority, with the quick ones in between.
+
+Source: agent/docs/artifacts.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+from trainspool_agent.store import content
+from trainspool_agent.store.content import Hashing
+from trainspool_agent.store.errors import Refused, RunHeld
+from trainspool_agent.store.files import sync_all
+from trainspool_agent.store.idleio import use_idle_priority
+from trainspool_agent.store.limits import ARTIFACTS_AT_ONCE, ARTIFACTS_REMEMBERED
+from trainspool_agent.store.memory import RunMemory
+from trainspool_agent.store.state import Expected, Held, RunState
+from trainspool_agent.store.transfer import NotYet, Transfer
+
+RETRY_FIRST_S, RETRY_LAST_S = 0.5, 15.0
+LOOK_AGAIN_S = 0.2  # at what a living process is still capturing
+RATE_WINDOW_S = 5.0
+T = TypeVar("T")
+
+log = logging.getLogger("trainspool.agent")
+_idle = ThreadPoolExecutor(1, "trainspool-artifacts", initializer=use_idle_priority)
+
+
+async def in_idle_thread(function: Callable[..., T], /, *arguments: Any) -> T:
+    """Call *function* in the one thread that yields the disk to everyone else."""
+    return await asyncio.get_running_loop().run_in_executor(_idle, function, *arguments)
+
+
+class Progress(NamedTuple):
+    """How far it is; *rate* in bytes a second, of the last seconds."""
+
+    artifacts: int
+    bytes: int
+    done_bytes: int
+    rate: float
+    path: str
+
+
+class Handover:
+    """One store's. For one event loop.
+
+    Args:
+        root: the store's folder.
+        boot_id: of this boot.
+        memory: the runs; those with something to do are its ``expecting``.
+        hold: have a run to ourselves, or raise RunHeld.
+        publish: tell in the run's own tags what could not be done as asked; its lock is held.
+        done: called with the streams whose artifacts are there by now.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        boot_id: str,
+        memory: RunMemory,
+        hold: Callable[[str], object],
+        publish: Callable[[RunState], Awaitable[None]],
+        done: Callable[[set[str]], None],
+    ) -> None:
+        self._root, self._boot_id, self._memory = root, boot_id, memory
+        self._hold, self._tell, self._done = hold, publish, done
+        self.error: Exception | None = None
+        """Why the last try failed; None after one that did not."""
+        self._task: asyncio.Task[None] | None = None
+        self._aside: dict[Expected, str] = {}  # long copies that wait, and their runs
+        self._copying: tuple[Expected, Transfer] | None = None
+        self._hashing: tuple[str, Hashing] | None = None
+        self._moved: deque[tuple[float, int]] = deque()
+
+    def wake(self) -> None:
+        """See to it that someone is at work, if there is anything to do."""
+        if self._memory.expecting and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._run(), name="artifacts")
+
+    @property
+    def is_done(self) -> bool:
+        return not self._memory.expecting
+
+    @property
+    def busy(self) -> bool:
+        """Whether artifacts are on their way that the disk does not refuse just now."""
+        return self.error is None and any(True for _ in self._expected())
+
+    async def finish(self) -> None:
+        """Return when nothing is left to do.
+
+        Raises:
+            OSError: the store does not take it; the rest stays expected.
+        """
+        while self._memory.expecting:
+            self.wake()
+            assert self._task is not None
+            await asyncio.wait([self._task], timeout=LOOK_AGAIN_S)
+            if self.error is not None:
+                raise self.error
+            if self._task.done():
+                return  # other agents carry these runs
+
+    async def stop(self) -> None:
+        """Leave; a step that is under way is finished, and a part stays for the next agent."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._drop(keep=True)
+        if self._hashing is not None:
+            self._hashing[1].close()
+            self._hashing = None
+
+    def first_offset(self, stream: str) -> int | None:
+        """Return the stream offset of the first artifact of *stream* that is not there yet."""
+        return min((one.artifact.offset for _, one in self._expected() if one.stream == stream), default=None)
+
+    def progress(self) -> Progress | None:
+        """Return how far it is, None if nothing is on its way."""
+        waiting = [one for _, one in self._expected()]
+        if not waiting:
+            return None
+        now = time.monotonic()
+        while self._moved and now - self._moved[0][0] > RATE_WINDOW_S:
+            self._moved.popleft()
+        moved = sum(count for _, count in self._moved)
+        rate = moved / max(0.1, now - self._moved[0][0]) if self._moved else 0.0
+        copying = self._copying[1] if self._copying else None
+        done, path = (copying.done_bytes, copying.artifact.path) if copying else (0, waiting[0].artifact.path)
+        return Progress(len(waiting), sum(one.artifact.size for one in waiting), done, rate, path)
+
+    def _expected(self) -> Iterator[tuple[RunState, Expected]]:
+        for run_id in self._memory.expecting:
+            state = self._memory.peek(run_id)
+            if state is not None:
+                yield from ((state, one) for one in state.expected.values())
+
+    # -- the work
+
+    async def _run(self) -> None:
+        """Until nothing can be done now; what the disk refuses is tried again, ever less often."""
+        pause_s = RETRY_FIRST_S
+        while self._memory.expecting:
+            try:
+                moved, later = await self._round()
+                self.error = None
+            except Exception as error:  # noqa: BLE001  the task's boundary: a bug must not end what nobody else does
+                self._say(error)
+                self._drop(keep=True)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, RETRY_LAST_S)
+                continue
+            pause_s = RETRY_FIRST_S
+            if later and not moved:
+                await asyncio.sleep(LOOK_AGAIN_S)
+            elif not moved:
+                return  # others carry these runs
+
+    async def _round(self) -> tuple[bool, bool]:
+        """Do what is quick, then one step of what is long: whether anything moved, and whether something is to come."""
+        moved = later = False
+        for run_id in list(self._memory.expecting):
+            with contextlib.suppress(RunHeld):
+                self._hold(run_id)
+                done, waits = await self._quick(self._memory.get(run_id))
+                moved, later = moved or done, later or waits
+        stepped = await self._copy_step() or await self._hash_step()
+        return moved or stepped, later
+
+    # -- what is quick
+
+    async def _quick(self, state: RunState) -> tuple[bool, bool]:
+        """Publish what can be linked, shared or is small, some dozens at once; long ones are put aside."""
+        if not os.path.isdir(state.folder):
+            self._memory.relocate(state)
+            if state.gone:  # someone removed the run: so its artifacts are nowhere to go
+                state.expected.clear()
+                state.unhashed.clear()
+        chosen = [one for one in state.expected.values() if one not in self._aside][:ARTIFACTS_AT_ONCE]
+        if not chosen:
+            self._settle(state)
+            return False, False
+        begun = await asyncio.to_thread(_begin_all, chosen, state.work, self._boot_id)
+        try:
+            ready = [one.transfer.temporary for one in begun if one.transfer is not None and one.transfer.ready]
+            await asyncio.to_thread(sync_all, ready, self._root)
+            await self._publish(state, begun)
+        finally:
+            for one in begun:
+                if one.transfer is not None:
+                    one.transfer.close(keep=not one.transfer.ready)
+                    if not one.transfer.ready:
+                        self._aside[one.expected] = state.run_id
+        for one in begun:
+            if isinstance(one.why, OSError):
+                raise one.why
+        return any(not isinstance(one.why, NotYet) for one in begun), any(isinstance(one.why, NotYet) for one in begun)
+
+    async def _publish(self, state: RunState, begun: list[_Begun]) -> None:
+        """Give what is ready its name, and enter into the run's state what became of each."""
+        streams: set[str] = set()
+        async with state.lock:
+            if state is not self._memory.peek(state.run_id):
+                return  # another agent took the run meanwhile
+            self._hold(state.run_id)
+            for one in begun:
+                path, expected = one.expected.artifact.path, one.expected
+                if state.expected.get(path) is not expected:
+                    continue  # a later one took its place
+                why = one.why
+                if one.transfer is not None and one.transfer.ready:
+                    try:
+                        await asyncio.to_thread(one.transfer.publish, state.folder)
+                    except Refused as error:
+                        why = error
+                    else:
+                        _enter(state, expected, one.transfer.digest)
+                if isinstance(why, Refused):
+                    _refuse(state, expected, why)
+                if path not in state.expected:
+                    streams.add(expected.stream)
+                    self._memory.touch(state)
+            if len(state.problems) > state.problems_told:
+                await self._tell(state)
+        self._settle(state)
+        if streams:
+            self._done(streams)
+
+    def _settle(self, state: RunState) -> None:
+        if not state.expected and not state.unhashed:
+            self._memory.expecting.pop(state.run_id, None)
+
+    # -- what is long
+
+    async def _copy_step(self) -> bool:
+        """Go on with a long copy; whether there was one."""
+        if self._copying is None and not await self._begin_long():
+            return False
+        assert self._copying is not None
+        expected, transfer = self._copying
+        state = self._memory.peek(self._aside.get(expected, ""))
+        if state is None or state.expected.get(expected.artifact.path) is not expected:
+            self._drop()  # a later one of that path took its place, or another agent its run
+            return True
+        before, why = transfer.done_bytes, None
+        try:
+            await in_idle_thread(transfer.step)
+        except Refused as error:
+            why = error
+        self._moved.append((time.monotonic(), transfer.done_bytes - before))
+        if transfer.ready or why is not None:
+            if why is None:
+                await asyncio.to_thread(sync_all, [transfer.temporary], self._root)
+            with contextlib.suppress(RunHeld):
+                await self._publish(state, [_Begun(expected, transfer, why)])
+            self._drop()
+        return True
+
+    async def _begin_long(self) -> bool:
+        for expected, run_id in list(self._aside.items()):
+            state = self._memory.peek(run_id)
+            if state is None or state.expected.get(expected.artifact.path) is not expected:
+                del self._aside[expected]
+                continue
+            begun = await asyncio.to_thread(_begin, expected, state.work, self._boot_id)
+            if begun.transfer is None:
+                del self._aside[expected]  # the next round looks at it anew, and says why
+                continue
+            self._copying = expected, begun.transfer
+            return True
+        return False
+
+    def _drop(self, *, keep: bool = False) -> None:
+        """Let go of the long copy; *keep* its part."""
+        copying, self._copying = self._copying, None
+        if copying is not None:
+            self._aside.pop(copying[0], None)
+            copying[1].close(keep=keep)
+
+    async def _hash_step(self) -> bool:
+        """Read on in a stored artifact for its hash, then have it share its content; whether there was one."""
+        if self._hashing is None and not self._begin_hash():
+            return False
+        assert self._hashing is not None
+        run_id, hashing = self._hashing
+        if hashing.digest is None:
+            await in_idle_thread(hashing.step)
+        if hashing.digest is not None:
+            await self._hashed(run_id, hashing)
+        return True
+
+    def _begin_hash(self) -> bool:
+        for run_id in list(self._memory.expecting):
+            state = self._memory.peek(run_id)
+            if state is None:
+                self._memory.expecting.pop(run_id)
+                continue
+            for path in list(state.unhashed):
+                try:
+                    self._hashing = run_id, Hashing(state.folder, path, state.held[path].digest)
+                    return True
+                except (OSError, LookupError):
+                    del state.unhashed[path]  # someone removed it
+            self._settle(state)
+        return False
+
+    async def _hashed(self, run_id: str, hashing: Hashing) -> None:
+        self._hashing = None
+        hashing.close()
+        shared = await asyncio.to_thread(_share, hashing)
+        state = self._memory.peek(run_id)
+        if state is None or hashing.path not in state.unhashed:
+            return
+        del state.unhashed[hashing.path]
+        if shared is not None:
+            state.held[hashing.path] = state.held[hashing.path]._replace(digest=hashing.digest, shared=shared)
+            self._memory.touch(state)
+        self._settle(state)
+
+    def _say(self, error: Exception) -> None:
+        if self.error is None or str(self.error) != str(error):
+            bug = None if isinstance(error, OSError) else error
+            log.error("artifacts wait store=%s error=%r", self._root, str(error), exc_info=bug)
+        self.error = error
+
+
+class _Begun(NamedTuple):
+    """One artifact that was looked at: under way, or why not."""
+
+    expected: Expected
+    transfer: Transfer | None
+    why: Refused | NotYet | OSError | None
+
+
+def _begin_all(chosen: list[Expected], work: str, boot_id: str) -> list[_Begun]:
+    return [_begin(one, work, boot_id) for one in chosen]
+
+
+def _begin(one: Expected, work: str, boot_id: str) -> _Begun:
+    transfer = Transfer(one.artifact, one.stream, one.staging, work, boot_id)
+    try:
+        transfer.begin()
+    except (Refused, NotYet, OSError) as error:
+        transfer.close(keep=isinstance(error, OSError))
+        return _Begun(one, None, error)
+    return _Begun(one, transfer, None)
+
+
+def _enter(state: RunState, expected: Expected, digest: str | None) -> None:
+    artifact = expected.artifact
+    del state.expected[artifact.path]
+    state.artifacts[artifact.path] = expected.order
+    state.held[artifact.path] = Held(artifact.size, artifact.how, digest)
+    state.unhashed[artifact.path] = None
+    state.unsynced = None
+    while len(state.artifacts) > ARTIFACTS_REMEMBERED:
+        oldest = next(iter(state.artifacts))
+        del state.artifacts[oldest]
+        state.held.pop(oldest, None)
+        state.unhashed.pop(oldest, None)
+
+
+def _refuse(state: RunState, expected: Expected, error: Refused) -> None:
+    path = expected.artifact.path
+    del state.expected[path]
+    state.artifacts[path] = expected.order  # decided: its event may come again, and is not to be counted twice
+    state.counts["refused_events"] += expected.counts
+    state.note_problem(str(error))
+    log.error("artifact not stored run=%s path=%.200r error=%r", state.run_id, path, str(error))
+
+
+def _share(hashing: Hashing) -> bool | None:
+    """Have what was hashed share its content: whether it does; None if it is not the same file any more."""
+    if hashing.digest is None or not content.is_as_hashed(hashing.run_folder, hashing.path, hashing.info):
+        return None
+    experiment, _, run_id = hashing.run_folder.rpartition("/")
+    try:
+        return content.share(experiment, run_id, hashing.path, hashing.digest)
+    except OSError as error:
+        log.warning("stored, but not once path=%.200r error=%r", hashing.path, str(error))
+        return False
