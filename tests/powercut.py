@@ -63,6 +63,26 @@ class Recorder(FaultyFiles):
         self._enter(path, folder=False)
         return fd
 
+    def create_to_fill(self, path: str) -> int:
+        fd: int = super().create_to_fill(path)
+        self._enter(path, folder=False)
+        return fd
+
+    def open_part(self, path: str) -> int:
+        fd: int = super().open_part(path)
+        self._enter(path, folder=False)
+        return fd
+
+    def clone(self, source: int, target: int) -> None:
+        super().clone(source, target)
+        self._wrote(target, os.pread(target, os.fstat(target).st_size, 0))
+
+    def copy_range(self, source: int, target: int, count: int) -> int:
+        at = os.lseek(target, 0, os.SEEK_CUR)
+        copied: int = super().copy_range(source, target, count)
+        self._wrote(target, os.pread(target, copied, at))
+        return copied
+
     def create_shared(self, path: str, *, anew: bool = False) -> int:
         fd: int = super().create_shared(path, anew=anew)
         if anew and (node := self._find(path)):
