@@ -137,7 +137,9 @@ class Stores:
     def _make(self, root: Path) -> FileStore:
         if len(self._open) >= STORES_MAX:
             self._close_one()
-        made = self._open[root] = FileStore(root, boot_id=self._boot_id, handed_over=self.on_handed_over)
+        made = self._open[root] = FileStore(
+            root, boot_id=self._boot_id, handed_over=self.on_handed_over, spool_is_ours=True
+        )
         return made
 
     def _close_one(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from trainspool.staging import Staged
 
 TRIES = 3  # at a source that changes while it is read
 EVERYTHING = 1 << 62
+_under_way: set[int] = set()  # descriptors of background copies
 _NO_LINK = frozenset(
     (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.ENOENT)
 )
@@ -58,9 +60,25 @@ def begin(source: str, folder: str) -> tuple[Staged, Callable[[], Staged] | None
                 how, size, changed = _fill(fd, target) if small else ("cloned", info.st_size, False)
                 files.fs.rename(path, path.removesuffix(PART_SUFFIX))
                 return _staged(path.removesuffix(PART_SUFFIX), info, how, size, changed=changed), None
-            ours = os.dup(fd), os.dup(target)
+            ours = os.dup(fd), _claimed(target)
         staged = _staged(path.removesuffix(PART_SUFFIX), info, "copied", info.st_size)
     return staged, lambda: _finish(*ours, staged)
+
+
+def _claimed(target: int) -> int:
+    """Return a descriptor of a part that is locked while we live: the agent waits for what is being captured."""
+    fd = os.dup(target)
+    with contextlib.suppress(OSError):  # locks do not work there; then nobody can tell, and the agent waits
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _under_way.add(fd)
+    return fd
+
+
+def close_after_fork() -> None:
+    """In a forked child: let go of the parent's parts, whose locks say that the parent lives."""
+    while _under_way:
+        with contextlib.suppress(OSError):
+            os.close(_under_way.pop())
 
 
 def _finish(source: int, target: int, staged: Staged) -> Staged:
@@ -78,6 +96,7 @@ def _finish(source: int, target: int, staged: Staged) -> Staged:
         raise staging.failed(error) from error
     finally:
         os.close(source)
+        _under_way.discard(target)
         os.close(target)
     return staged._replace(changed=changed)
 

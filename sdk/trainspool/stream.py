@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from trainspool import autostart, settings
+from trainspool import autostart, capture, settings
 from trainspool.captures import Captures
 from trainspool.complaints import warn
 from trainspool.identity import identity
@@ -334,6 +334,7 @@ class Stream:
     def after_fork_in_child(self) -> None:
         """Let go of the parent's ring, lock and segment, untouched; the next log call begins a new stream."""
         self.generation += 1
+        capture.close_after_fork()
         if self.pump is not None:
             for ring in self.pump.rings:
                 ring.abandon()

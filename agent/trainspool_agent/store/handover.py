@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
+from trainspool.spool.layout import host_name
 from trainspool_agent.store import content
 from trainspool_agent.store.content import Hashing
 from trainspool_agent.store.errors import Refused, RunHeld
@@ -63,6 +64,7 @@ class Handover:
         hold: have a run to ourselves, or raise RunHeld.
         publish: tell in the run's own tags what could not be done as asked; its lock is held.
         done: called with the streams whose artifacts are there by now.
+        in_spool_too: the staged file of a content that the store has once gives way to a link to that.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class Handover:
         hold: Callable[[str], object],
         publish: Callable[[RunState], Awaitable[None]],
         done: Callable[[set[str]], None],
+        *,
+        in_spool_too: bool,
     ) -> None:
         self._root, self._boot_id, self._memory = root, boot_id, memory
-        self._hold, self._tell, self._done = hold, publish, done
+        self._hold, self._tell, self._done, self._in_spool_too = hold, publish, done, in_spool_too
         self.error: Exception | None = None
         """Why the last try failed; None after one that did not."""
         self._task: asyncio.Task[None] | None = None
@@ -323,7 +327,9 @@ class Handover:
         state = self._memory.peek(run_id)
         if state is None or hashing.path not in state.unhashed:
             return
-        del state.unhashed[hashing.path]
+        expected = state.unhashed.pop(hashing.path)
+        if shared and self._in_spool_too and expected is not None:
+            await asyncio.to_thread(_restage, hashing, expected)
         if shared is not None:
             state.held[hashing.path] = state.held[hashing.path]._replace(digest=hashing.digest, shared=shared)
             self._memory.touch(state)
@@ -363,7 +369,7 @@ def _enter(state: RunState, expected: Expected, digest: str | None) -> None:
     del state.expected[artifact.path]
     state.artifacts[artifact.path] = expected.order
     state.held[artifact.path] = Held(artifact.size, artifact.how, digest)
-    state.unhashed[artifact.path] = None
+    state.unhashed[artifact.path] = expected
     state.unsynced = None
     while len(state.artifacts) > ARTIFACTS_REMEMBERED:
         oldest = next(iter(state.artifacts))
@@ -391,3 +397,12 @@ def _share(hashing: Hashing) -> bool | None:
     except OSError as error:
         log.warning("stored, but not once path=%.200r error=%r", hashing.path, str(error))
         return False
+
+
+def _restage(hashing: Hashing, expected: Expected) -> None:
+    if os.path.basename(os.path.dirname(os.path.dirname(expected.staging))) != host_name():
+        return  # another host's stream: never written to
+    try:
+        content.restage(hashing.run_folder, hashing.path, expected.staging, expected.artifact.staged)
+    except OSError as error:
+        log.debug("staged twice path=%.200r error=%r", hashing.path, str(error))

@@ -77,7 +77,7 @@ class RunState:
     artifacts: dict[str, Order] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
     expected: dict[str, Expected] = field(default_factory=dict)
-    unhashed: dict[str, None] = field(default_factory=dict)  # of those held, without a digest or not looked for
+    unhashed: dict[str, Expected | None] = field(default_factory=dict)  # of those held, not looked for; what they were
     problems: list[str] = field(default_factory=list)
     problems_told: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))

@@ -59,6 +59,7 @@ class FileStore:
         boot_id: the kernel's boot id: an applied checkpoint of another boot does not count.
         leases: which runs are ours to write; by default those that no other process holds.
         handed_over: called with the streams whose artifacts have come to their places.
+        spool_is_ours: staged files may be replaced by links to equal ones in the store.
 
     Raises:
         StoreRefused: nothing can be kept there.
@@ -71,6 +72,7 @@ class FileStore:
         boot_id: str,
         leases: Leases | None = None,
         handed_over: Callable[[set[str]], None] = lambda _: None,
+        spool_is_ours: bool = False,
     ) -> None:
         if "://" in str(root) or str(root).startswith(("http:", "https:")):
             raise StoreRefused(
@@ -83,7 +85,9 @@ class FileStore:
         aftercut.mend(str(self.root), boot_id)
         self._memory = RunMemory(self._experiments, boot_id)
         self._leases = leases or Leases()
-        self.handover = Handover(str(self.root), boot_id, self._memory, self._hold, self._publish, handed_over)
+        self.handover = Handover(
+            str(self.root), boot_id, self._memory, self._hold, self._publish, handed_over, in_spool_too=spool_is_ours
+        )
         self.fallen: set[str] = set()
         """Runs of which another agent's checkpoint, now ours, may know less than we had applied: to be read again."""
         self._cleaned: set[str] = set()
