@@ -14,8 +14,13 @@ COMMANDS = {
     "daemon": ("trainspool_agent.cli.daemon:daemon", "Run the agent in the foreground, for systemd and containers."),
     "cat": ("trainspool_agent.cli.cat:cat", "Print events as JSON lines."),
     "doctor": ("trainspool_agent.cli.doctor:doctor", "Check whether this box is set up well."),
+    "export": ("trainspool_agent.cli.export:export_command", "Make an MLflow database of a store, and count it."),
     "gc": ("trainspool_agent.cli.gc:gc", "Delete from the spool what the store has for good, by age and size."),
     "ls": ("trainspool_agent.cli.listing:ls", "List streams and segments."),
+    "relocate": (
+        "trainspool_agent.cli.relocate:relocate_command",
+        "Mend the artifact addresses of a store that was copied or moved.",
+    ),
     "replay": ("trainspool_agent.cli.replay:replay", "Build a store again, or another one, from what was spooled."),
     "run": ("trainspool_agent.cli.run:run", "Run a command as a tracked run."),
     "status": ("trainspool_agent.cli.status:status", "Show the agent, its streams and problems; or a run's account."),
