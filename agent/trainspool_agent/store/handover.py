@@ -99,8 +99,8 @@ class Handover:
 
     @property
     def busy(self) -> bool:
-        """Whether artifacts are on their way that the disk does not refuse just now."""
-        return self.error is None and any(True for _ in self._expected())
+        """Whether artifacts are on their way just now: not refused by the disk, nor in another agent's hand."""
+        return self.error is None and self._task is not None and not self._task.done()
 
     async def finish(self) -> None:
         """Return when nothing is left to do.
