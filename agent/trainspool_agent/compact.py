@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from trainspool.spool import events as ev
+from trainspool_agent.columns import RunPoints
 from trainspool_agent.dictionary import Dictionary, RunRef
 from trainspool_agent.intake import HANDLERS, MALFORMED, end_of, experiment_of, float_of
-from trainspool_agent.store.changes import End, ExperimentChange, Point, RunChanges, leaves_unknown_tail
+from trainspool_agent.store.changes import End, ExperimentChange, RunChanges, leaves_unknown_tail
 from trainspool_agent.store.limits import UNKNOWN_KINDS_MAX
+from trainspool_agent.store.lines import Point, Row
 
 __all__ = ["Batch", "Dictionary", "Epitaph", "EventFrame", "RunRef", "compact"]
 
@@ -71,6 +73,7 @@ def compact(
     try:
         for frame in frames:
             folding.fold_frame(frame)
+        folding.finish()
     finally:
         if collecting:
             gc.enable()
@@ -85,39 +88,39 @@ def count_kind(counts: dict[int, int], kind: int, count: int) -> None:
 
 
 class _Sink:
-    """Where one run's points go. Its tables fill themselves: key number → append, key set → bytes, unpack, appends."""
+    """Where one run's points go. Its tables fill themselves: key number → append, key set → bytes of a row, append."""
 
-    __slots__ = ("appends", "changes", "sets")
+    __slots__ = ("appends", "changes", "points", "sets")
 
-    def __init__(self, changes: RunChanges, dictionary: Dictionary) -> None:
-        self.changes = changes
-        self.appends = _Appends(changes.points, dictionary.keys)
-        self.sets = _Sets(changes.points, dictionary.keysets)
+    def __init__(self, changes: RunChanges, points: RunPoints, dictionary: Dictionary) -> None:
+        self.changes, self.points = changes, points
+        self.appends = _Appends(points, dictionary.keys)
+        self.sets = _Sets(points, dictionary.keysets)
+        points.caches += (self.appends, self.sets)
 
 
 class _Appends(dict[int, Callable[[Point], None]]):
-    def __init__(self, points: dict[str, list[Point]], keys: dict[int, str]) -> None:
+    def __init__(self, points: RunPoints, keys: dict[int, str]) -> None:
         self._points, self._keys = points, keys
 
     def __missing__(self, key: int) -> Callable[[Point], None]:
-        append = self[key] = self._points.setdefault(self._keys[key], []).append
+        append = self._points.of_key(self._keys[key])
+        self[key] = append
         return append
 
 
-_Set = tuple[int, Callable[[bytes], tuple[float, ...]], list[Callable[[Point], None]]]
+_Set = tuple[int, Callable[[Row], None]]
 
 
 class _Sets(dict[int, _Set]):
-    def __init__(self, points: dict[str, list[Point]], keysets: dict[int, tuple[str, ...]]) -> None:
+    def __init__(self, points: RunPoints, keysets: dict[int, tuple[str, ...]]) -> None:
         self._points, self._keysets = points, keysets
 
     def __missing__(self, keyset: int) -> _Set:
-        made = self[keyset] = self.made_of(self._keysets[keyset])
+        names = self._keysets[keyset]
+        append = self._points.of_keys(names)
+        made = self[keyset] = 8 * len(names), append
         return made
-
-    def made_of(self, names: Sequence[str]) -> _Set:
-        appends = [self._points.setdefault(name, []).append for name in names]
-        return 8 * len(names), ev.doubles(len(names)).unpack, appends
 
 
 class _Sinks(dict[int, "_Sink | None"]):
@@ -132,6 +135,11 @@ class _Sinks(dict[int, "_Sink | None"]):
             self[run] = sink
         return sink
 
+    def close(self) -> None:
+        """Not to be used any more: whoever made it is not referred to."""
+        self.clear()
+        del self._make
+
 
 class _Folding:
     """One call of ``compact``."""
@@ -140,6 +148,7 @@ class _Folding:
         self._batch, self._dictionary, self._position = batch, dictionary, position
         self._positions: dict[str, int] = {}
         self._refs: dict[str, RunRef] = {}
+        self._points: dict[str, RunPoints] = {}
         self._sinks = _Sinks(self._make_sink)
         self._frame = EventFrame(0, 0, b"")
         self._reader: Any = None  # at the event being folded
@@ -164,9 +173,15 @@ class _Folding:
         except MALFORMED as error:
             self._note_malformed(error, frame.end)
 
+    def finish(self) -> None:
+        """Put the points into the batch, and let go of what refers to itself: no collection may come for long."""
+        self._sinks.close()
+        for ref, changes in self._batch.runs.items():
+            changes.points = self._points.pop(ref.run_id).finished()
+
     def _fold_events(self, reader: Any) -> None:
-        """The hot loop: a point costs one tuple and no call of ours."""
-        sinks, integer, number, events = self._sinks, int, float, 0
+        """The hot loop: a point, or a batch of points, costs one tuple and no call of ours."""
+        sinks, integer, number, octets, events = self._sinks, int, float, bytes, 0
         try:
             for event in filter(None, reader):  # fillers are nil
                 kind = event[0]
@@ -178,13 +193,10 @@ class _Folding:
                     sink = sinks[run]
                     if sink is None:
                         continue
-                    sets = sink.sets
-                    size, unpack, appends = sets[keyset] if keyset.__class__ is integer else self._inline(sets, keyset)
-                    if len(values) != size:
+                    size, append = sink.sets[keyset] if keyset.__class__ is integer else self._inline(sink, keyset)
+                    if values.__class__ is not octets or len(values) != size:
                         raise ValueError("as many values as keys are needed")
-                    time //= _NS_PER_MS
-                    for append, value in zip(appends, unpack(values), strict=True):
-                        append((time, step, value))
+                    append((time // _NS_PER_MS, step, values))
                 elif kind == 0:
                     _, run, key, time, step, value = event if len(event) == 6 else event[:6]
                     if not time.__class__ is step.__class__ is integer or not -_STEP_END <= step < _STEP_END:
@@ -200,9 +212,10 @@ class _Folding:
         finally:
             self._batch.events += events
 
-    def _inline(self, sets: _Sets, keyset: list[int]) -> _Set:
+    def _inline(self, sink: _Sink, keyset: list[int]) -> _Set:
         keys = self._dictionary.keys
-        return sets.made_of([keys[key] for key in keyset])
+        names = tuple(keys[key] for key in keyset)
+        return 8 * len(names), sink.points.of_keys(names)
 
     def _make_sink(self, run: int) -> tuple[_Sink | None, bool]:
         """Return a run's sink, and whether that holds for the rest of the frame.
@@ -216,7 +229,8 @@ class _Folding:
         if self._frame.end <= applied or self._frame.offset + self._reader.tell() <= applied:
             self._batch.known.add(ref)
             return None, self._frame.end <= applied
-        return _Sink(self._changes_of(ref), self._dictionary), True
+        points = self._points.setdefault(ref.run_id, RunPoints())
+        return _Sink(self._changes_of(ref), points, self._dictionary), True
 
     def _changes_of(self, ref: RunRef) -> RunChanges:
         """One RunChanges per run id, under the owner's reference if there is one: a run's position covers all of it."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from handmade import T0, Stream
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainspool.spool import events as ev
 from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef, compact
@@ -33,6 +36,54 @@ def test_points_are_grouped_by_run_and_key_in_order() -> None:
     assert changes == {RUN: {"a": [(ms, 5, 1.0), (ms + 1, 7, 4.0)], "b": [(ms, 5, 2.0)]}, OTHER: {"a": [(ms, 6, 3.0)]}}
     assert (batch.events, batch.begin, batch.end) == (3, 0, stream.frames[0].end)
     assert type(changes[OTHER]["a"][0][2]) is float
+
+
+SETS = [("a", "b"), ("b", "a"), ("c", "d"), ("d",), ("e", "e"), ("a", "b", "c", "d", "e", "f")]
+LOGGED = st.lists(
+    st.tuples(st.sampled_from([*"abcdef", *SETS]), st.booleans(), st.sampled_from([0, 0, 0, 1]), st.booleans())
+)
+
+
+@given(LOGGED)
+def test_each_key_keeps_its_order_however_it_was_logged(
+    logged: list[tuple[str | tuple[str, ...], bool, int, bool]],
+) -> None:
+    """Alone, in one set or in several, by number or in line, under the owner's run number or a guest's."""
+    stream, expected = Stream(), dict[str, list[float]]()
+    runs = stream.run(RUN, owner=True), stream.run(RUN, owner=False)
+    numbers = {name: stream.key(name) for name in "abcdef"}
+    for number, names in enumerate(SETS):
+        stream.event(ev.DEFINE_KEYSET, number, [numbers[name] for name in names])
+    for at, (what, in_line, run, new_frame) in enumerate(logged):
+        values = [at + place / 16 for place in range(len(what))]
+        if isinstance(what, str):
+            stream.event(ev.POINT, runs[run], numbers[what], T0, at, values[0])
+        else:
+            keyset = [numbers[name] for name in what] if in_line else SETS.index(what)
+            stream.event(ev.POINTS, runs[run], keyset, T0, at, ev.doubles(len(values)).pack(*values))
+        for name, value in zip(what, values, strict=True):
+            expected.setdefault(name, []).append(value)
+        if new_frame:
+            stream.frame()
+    stream.frame()
+    batch = of(stream)
+    found = only(batch).points if logged else {}
+    assert batch.events == len(logged) and batch.malformed == 0
+    assert {key: [value for _, _, value in points] for key, points in found.items()} == expected
+    assert list(found) == list(expected)
+
+
+@pytest.mark.parametrize("values", ["8 letters", 8, None, [0] * 8, b"seven by"[:7], b"16 bytes of them"])
+def test_values_that_are_not_eight_bytes_for_each_key_are_malformed(values: object) -> None:
+    stream = Stream()
+    run, key = stream.run(RUN), stream.key("a")
+    stream.points(run, {"a": 1.0})
+    stream.event(ev.POINTS, run, [key], T0, 0, values)
+    stream.points(run, {"a": 3.0}, 1)
+    stream.frame()
+    batch = of(stream)
+    assert batch.malformed == 1
+    assert [value for _, _, value in only(batch).points["a"]] == [1.0, 3.0]
 
 
 def test_events_of_frames_before_the_position_are_left_out() -> None:

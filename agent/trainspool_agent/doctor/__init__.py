@@ -134,7 +134,7 @@ def watches() -> Iterator[Finding]:
 
 
 def agent() -> Iterator[Finding]:
-    missing = [name for name in ("watchfiles", "aiofiles", "yaml") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("watchfiles", "msgspec", "yaml") if importlib.util.find_spec(name) is None]
     if missing:
         yield Finding("agent", FAIL, f"not installed: {', '.join(missing)}", "pip install 'trainspool[agent]'")
         return

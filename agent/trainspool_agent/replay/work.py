@@ -15,18 +15,16 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
 from trainspool.errors import TrainspoolError
 from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef, compact
 from trainspool_agent.replay.guard import is_store
-from trainspool_agent.store.changes import Lines, Point, Texts
 
 AHEAD = 3  # tasks that may wait at one worker: bounds memory
 NEVER = 1 << 63
-SHARED_FROM_KEYS = 4  # so many keys in a batch are logged together, mostly: a sixth of their lines' cost
 _MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)
 
 
@@ -190,17 +188,6 @@ class _Work:
             self._dictionary.learn(definitions)
 
 
-def with_lines(batch: Batch) -> Batch:
-    """Put the text of their lines in place of points that rise, as nearly all do."""
-    for changes in batch.runs.values():
-        shared = (Texts("%d "), Texts(" %d\n")) if len(changes.points) >= SHARED_FROM_KEYS else None
-        for key, points in changes.points.items():
-            lines = Lines.of(points, shared)
-            if lines is not None:
-                changes.points[key] = cast("list[Point]", lines)
-    return batch
-
-
 def _serve(end: Connection[Any, Any]) -> None:
     """A worker's life: until its pipe closes. Tasks are taken in by a thread, so that neither side waits for both."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that owns us
@@ -212,7 +199,7 @@ def _serve(end: Connection[Any, Any]) -> None:
             work = _Work(task)
             continue
         assert work is not None
-        answer = with_lines(work.compact(task)) if isinstance(task, Task) else work.open_runs(task)
+        answer = work.compact(task) if isinstance(task, Task) else work.open_runs(task)
         try:
             end.send(answer)
         except OSError:

@@ -2,63 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from operator import lt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Point = tuple[int, int, float]  # ms, step, value
-
-
-class Texts(dict[int, str]):
-    """Integers as text, made once: where many keys are logged at once, their points share ms and step."""
-
-    def __init__(self, form: str) -> None:
-        self._form = form
-
-    def __missing__(self, number: int) -> str:
-        made = self[number] = self._form % number
-        return made
-
-
-class Lines(Sequence[Point]):
-    """Points that rise strictly, none of them infinite, with the text of their lines already made."""
-
-    __slots__ = ("_count", "_first", "_last", "text")
-
-    def __init__(self, text: str, first: Point, last: Point, count: int) -> None:
-        self.text, self._first, self._last, self._count = text, first, last, count
-
-    @classmethod
-    def of(cls, points: Sequence[Point], shared: tuple[Texts, Texts] | None = None) -> Lines | None:
-        """Return *points* as lines, or None if they do not rise or are none.
-
-        Args:
-            shared: ``Texts("%d ")`` of ms and ``Texts(" %d\\n")`` of step, if other keys' points have the same ones.
-        """
-        if not points or not all(map(lt, points, islice(points, 1, None))):
-            return None
-        if shared is None:
-            text = "".join([f"{ms} {value!r} {step}\n" for ms, step, value in points])
-        else:
-            times, steps = shared
-            text = "".join([f"{times[ms]}{value!r}{steps[step]}" for ms, step, value in points])
-        # Infinities sort apart from the largest floats but are the same point; nothing else slips by.
-        return None if "inf" in text else cls(text, points[0], points[-1], len(points))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Point]:
-        for line in self.text.splitlines():
-            ms, value, step = line.split(" ")
-            yield int(ms), int(step), float(value)
-
-    def __getitem__(self, at: Any) -> Any:
-        if at in (0, -self._count):
-            return self._first
-        return self._last if at in (-1, self._count - 1) else list(self)[at]
+from trainspool_agent.store.lines import Point
 
 
 class Text(NamedTuple):
@@ -133,7 +81,7 @@ class Gap(NamedTuple):
 class RunChanges:
     """One run's part of a batch, each list in the stream's order."""
 
-    points: dict[str, list[Point]] = field(default_factory=dict)
+    points: dict[str, Sequence[Point]] = field(default_factory=dict)
     params: list[Text] = field(default_factory=list)
     tags: list[Text] = field(default_factory=list)
     staged_tags: list[StagedTag] = field(default_factory=list)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from trainspool_agent import files
-from trainspool_agent.store.changes import Lines, Point
 from trainspool_agent.store.files import rename_making_folders
 from trainspool_agent.store.limits import BLOCK_BYTES, RECOVERY_POINTS_MAX
+from trainspool_agent.store.lines import Lines, Point, bytes_of
 from trainspool_agent.store.points import (
     BEFORE_ALL,
     LINE,
@@ -33,7 +33,7 @@ Span = tuple[int, int]  # of bytes in the file
 class Admitted(NamedTuple):
     """What of some points goes into the file, and what became of all of them."""
 
-    text: str
+    data: bytes
     new: Sequence[Point]
     claimed: list[tuple[Identity, Span]]  # in the file already, written by us before a crash
     folded: int
@@ -110,7 +110,7 @@ class MetricFile:
         if points[0][:2] > self.top:
             lines = points if isinstance(points, Lines) else Lines.of(points)
             if lines is not None:
-                return Admitted(lines.text, points, [], 0, True)
+                return Admitted(lines.data, points, [], 0, True)
         return self._admit_one_by_one(points)
 
     def append(self, admitted: Admitted, work: str) -> None:
@@ -119,7 +119,7 @@ class MetricFile:
         Raises:
             OSError: nothing was written.
         """
-        data = admitted.text.encode("ascii")
+        data = admitted.data
         if not data:
             return
         if self.fd < 0:
@@ -153,14 +153,14 @@ class MetricFile:
         begin, fd, place = self.length, self.fd, points[0][:2]
         if place <= self.top or fd < 0 or self._indexed != begin or os.lseek(fd, 0, os.SEEK_END) != begin:
             return False
-        if len(points) == 1:
+        if len(points) == 1 and not isinstance(points, Lines):
             ms, step, value = points[0]
             data, top = b"%d %a %d\n" % (ms, value, step), place
         else:
             lines = points if isinstance(points, Lines) else Lines.of(points)
             if lines is None:
                 return False
-            data, top = lines.text.encode("ascii"), points[-1][:2]
+            data, top = lines.data, points[-1][:2]
         _write_whole(fd, data, begin)
         end = os.lseek(fd, 0, os.SEEK_CUR)
         if end - begin != len(data):  # another writer came between
@@ -193,6 +193,7 @@ class MetricFile:
 
     def _admit_one_by_one(self, points: Sequence[Point]) -> Admitted:
         self._read_claims()
+        points = list(points)
         candidates = [identity(*point) for point in points]
         doubtful = {candidate for candidate in candidates if candidate[:2] <= self.top}
         held = self._held(doubtful - self._claims.keys()) if doubtful else {}
@@ -209,8 +210,7 @@ class MetricFile:
             elif candidate not in seen and candidate not in held:
                 seen.add(candidate)
                 new.append(point)
-        text = "".join([f"{ms} {value!r} {step}\n" for ms, step, value in new])
-        return Admitted(text, new, claimed, len(points) - len(new) - len(claimed), False)
+        return Admitted(bytes_of(new), new, claimed, len(points) - len(new) - len(claimed), False)
 
     def _held(self, doubtful: set[Identity]) -> dict[Identity, int]:
         """Return which of *doubtful* the file holds, and where their block ends."""

@@ -17,7 +17,7 @@ from trainspool_agent import checkpoint
 from trainspool_agent.compact import RunRef
 from trainspool_agent.store import aftercut, distrust, mending, runs, texts
 from trainspool_agent.store.accounttag import write_account
-from trainspool_agent.store.changes import ExperimentChange, Point, RunChanges, Text
+from trainspool_agent.store.changes import ExperimentChange, RunChanges, Text
 from trainspool_agent.store.errors import Refused, RunHeld, RunMoved, StoreRefused
 from trainspool_agent.store.experiments import Experiment, Experiments
 from trainspool_agent.store.files import sync_all
@@ -32,6 +32,7 @@ from trainspool_agent.store.limits import (
     METRIC_KEYS_MAX,
     STREAMS_MAX,
 )
+from trainspool_agent.store.lines import Point
 from trainspool_agent.store.memory import RunMemory
 from trainspool_agent.store.points import Identity
 from trainspool_agent.store.state import COUNT_END, Expected, Published, RunState
@@ -396,7 +397,7 @@ class FileStore:
     def _write_points(
         self,
         state: RunState,
-        points: dict[str, list[Point]],
+        points: dict[str, Sequence[Point]],
         applied: Applied,
         written: list[_Written],
     ) -> None:

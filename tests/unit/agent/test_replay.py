@@ -27,7 +27,6 @@ from trainspool_agent.replay import stream as replaystream
 from trainspool_agent.replay.guard import StoreBusy
 from trainspool_agent.replay.survey import Wanted
 from trainspool_agent.replay.work import Workers
-from trainspool_agent.store.changes import Lines, Texts
 
 RUNS = [digit * 32 for digit in "123456"]
 
@@ -136,16 +135,6 @@ def test_a_worker_that_is_killed_ends_the_replay_with_what_to_do(
     into(tmp_path / "other", spool)
     assert comparable(tmp_path / "store") == comparable(tmp_path / "other")
     assert account(tmp_path / "store", RUNS[0]) == account(tmp_path / "other", RUNS[0])
-
-
-def test_lines_are_the_points_they_were_made_of() -> None:
-    points = [(1, 2, 0.1), (1, 3, float("nan")), (2, -5, -1e300), (2, -5, 5.0)]
-    lines = Lines.of(points)
-    assert lines is not None and str(list(lines)) == str(points)
-    shared = Lines.of(points, (Texts("%d "), Texts(" %d\n")))
-    assert shared is not None and shared.text == lines.text
-    assert (len(lines), lines[0], lines[-1], lines[2]) == (4, points[0], points[3], points[2])
-    assert Lines.of([*points, (2, -5, 5.0)]) is None and Lines.of([(1, 1, float("inf"))]) is None
 
 
 def test_a_damaged_frame_is_counted_in_report_and_account(tmp_path: Path) -> None:
