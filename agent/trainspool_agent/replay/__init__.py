@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,19 +22,17 @@ from trainspool_agent.compact import Batch, RunRef
 from trainspool_agent.liveness import boot_id
 from trainspool_agent.replay import guard as replayguard
 from trainspool_agent.replay import source as replaysource
+from trainspool_agent.replay.selection import Selection
 from trainspool_agent.replay.source import Defined, Source
 from trainspool_agent.replay.staged import leave_out_missing
 from trainspool_agent.replay.stream import Note, ReplayedStream
 from trainspool_agent.replay.survey import FoundRun, Wanted, survey
-from trainspool_agent.replay.work import Compactor, Inline, Selection, Workers
 from trainspool_agent.store import mending
 from trainspool_agent.store import reader as stores
 from trainspool_agent.store.changes import ExperimentChange
 from trainspool_agent.store.errors import RunHeld
 from trainspool_agent.store.writer import FileStore
 
-WORKERS_FROM_BYTES = 8 << 20
-WORKERS_MAX = 4
 MISSING_NAMED_MAX = 20
 
 
@@ -104,24 +101,11 @@ def replay(
     with replayguard.holding(root):
         store = FileStore(root, boot_id=boot_id())
         try:
-            with _compactor(sum(source.segment_bytes for source in sources)) as compactor:
-                asyncio.run(_Replay(store, root, compactor, report, again=again).run(sources, wanted, progress))
+            asyncio.run(_Replay(store, root, report, again=again).run(sources, wanted, progress))
         finally:
             store.close()
     report.seconds = time.monotonic() - begun
     return report
-
-
-@contextlib.contextmanager
-def _compactor(total_bytes: int) -> Iterator[Compactor]:
-    if total_bytes < WORKERS_FROM_BYTES or (os.cpu_count() or 1) < 2:
-        yield Inline()
-        return
-    workers = Workers(min(WORKERS_MAX, os.cpu_count() or 1))
-    try:
-        yield workers
-    finally:
-        workers.close()
 
 
 Known = dict[str, dict[str, int]]  # run id → stream → offset
@@ -164,8 +148,8 @@ class _Meter:
 class _Replay:
     """One call of ``replay``, in one event loop."""
 
-    def __init__(self, store: FileStore, root: Path, compactor: Compactor, report: Report, *, again: bool) -> None:
-        self._store, self._root, self._compactor, self.report, self._again = store, root, compactor, report, again
+    def __init__(self, store: FileStore, root: Path, report: Report, *, again: bool) -> None:
+        self._store, self._root, self.report, self._again = store, root, report, again
         self._known: Known = {}
         self._folders: dict[str, str] = {}
         self._touched: set[str] = set()
@@ -215,26 +199,18 @@ class _Replay:
         known = {run: ends[source.name] for run, ends in self._known.items() if source.name in ends}
         carried = source.name in self._guard.streams
         selection = Selection(self._wanted, self._guard.runs, self._guard.store, carried, known)
-        self._compactor.begin(source.name, selection)
         stream = ReplayedStream(source, selection, self._cuts.get(source.name, set()) | set(known.values()))
         for part in stream.parts.read():
             if isinstance(part, Defined):
                 stream.learn(part.definitions)
             elif isinstance(part, Damage):
-                await self._flush(stream)
+                await self._apply(stream.flush(), stream)
                 self._note_damage(part, stream)
             else:
-                for task in stream.add(part):
-                    await self._apply(self._compactor.add(task), stream)
-        await self._flush(stream)
-        self._finish(stream)
-
-    async def _flush(self, stream: ReplayedStream) -> None:
-        """Apply everything up to here."""
-        task = stream.take_task()
-        if task is not None:
-            await self._apply(self._compactor.add(task), stream)
-        await self._apply(self._compactor.drain(), stream)
+                await self._apply(stream.add(part), stream)
+        await self._apply(stream.flush(), stream)
+        self.report.bytes += source.segment_bytes
+        self.report.notes += stream.notes(self._guard)
 
     async def _apply(self, batches: Iterator[Batch], stream: ReplayedStream) -> None:
         for batch in batches:
@@ -280,12 +256,6 @@ class _Replay:
             if stream.selection.takes(run) and self._store.counted(run.run_id, stream.source.name) <= damage.begin:
                 with contextlib.suppress(RunHeld):  # its events will be refused for the same reason, and that is said
                     self._store.note_damage(run, damage.points, damage.events)
-
-    # -- what is said of a stream
-
-    def _finish(self, stream: ReplayedStream) -> None:
-        self.report.bytes += stream.source.segment_bytes
-        self.report.notes += stream.notes(self._compactor.finish(stream.take_definitions()), self._guard)
 
     def _note_missing(self) -> None:
         if self.report.missing_artifacts:

@@ -1,4 +1,4 @@
-"""One stream on its way through a replay: its frames cut into tasks, and what there is to say of it at the end."""
+"""One stream on its way through a replay: its frames become batches, and what there is to say of it at the end."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import msgpack
 
 from trainspool.spool.reader import Damage
-from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef
+from trainspool_agent.compact import Batch, Dictionary, EventFrame, compact
 from trainspool_agent.health import explain
 from trainspool_agent.replay.guard import Carried
+from trainspool_agent.replay.selection import Selection
 from trainspool_agent.replay.source import Parts, Source
-from trainspool_agent.replay.work import Selection, Task
 
-TASK_BYTES = 192 << 10  # of events: what one batch is made of
+BATCH_BYTES = 192 << 10  # of events
 _MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)
 
 
@@ -29,16 +29,15 @@ class Note:
 
 
 class ReplayedStream:
-    """One stream on its way through the compactor."""
+    """One stream's frames and batches."""
 
     def __init__(self, source: Source, selection: Selection, cuts: set[int]) -> None:
-        """*cuts*: stream offsets that no task is to span."""
+        """*cuts*: stream offsets that no batch is to span."""
         self.source, self.selection, self.parts = source, selection, Parts(source)
         self.dictionary = Dictionary()
         self.damages: list[Damage] = []
         self.refused: dict[str, Exception] = {}
         self._cuts = cuts
-        self._definitions: list[bytes] = []
         self._frames: list[EventFrame] = []
         self._bytes = self._malformed = 0
         self._sample = ""
@@ -46,15 +45,14 @@ class ReplayedStream:
         self._epitaph = False
 
     def learn(self, definitions: bytes) -> None:
-        self._definitions.append(definitions)
         try:
             self.dictionary.learn(definitions)
         except _MALFORMED as error:
             self._malformed += 1
             self._sample = self._sample or str(error)[:160]
 
-    def add(self, frame: EventFrame) -> Iterator[Task]:
-        """Take a frame; yield a task whenever enough have come. None spans a position: what is in the store stays out.
+    def add(self, frame: EventFrame) -> Iterator[Batch]:
+        """Take a frame; yield a batch when enough have come. None spans a position: what is in the store stays out.
 
         A position is inside a frame if what is a frame now was in a ring when it was replayed before.
         """
@@ -63,20 +61,15 @@ class ReplayedStream:
             events = frame.events[begin - frame.offset : end - frame.offset]
             self._frames.append(EventFrame(begin, end, events))
             self._bytes += len(events)
-            if (self._bytes >= TASK_BYTES or end in self._cuts) and (task := self.take_task()) is not None:
-                yield task
+            if self._bytes >= BATCH_BYTES or end in self._cuts:
+                yield from self.flush()
             begin = end
 
-    def take_task(self) -> Task | None:
-        if not self._frames:
-            return None
-        task = Task(self.take_definitions(), self._frames)
-        self._frames, self._bytes = [], 0
-        return task
-
-    def take_definitions(self) -> bytes:
-        definitions, self._definitions = b"".join(self._definitions), []
-        return definitions
+    def flush(self) -> Iterator[Batch]:
+        """Yield a batch of the frames that are left, if there are any."""
+        frames, self._frames, self._bytes = self._frames, [], 0
+        if frames:
+            yield compact(frames, self.dictionary, self.source.name, self.selection.position)
 
     def note(self, batch: Batch) -> None:
         self._malformed += batch.malformed
@@ -84,7 +77,7 @@ class ReplayedStream:
         self._unknown |= batch.unknown_kinds.keys()
         self._epitaph = self._epitaph or batch.epitaph is not None
 
-    def notes(self, left_open: set[RunRef], guard: Carried) -> Iterator[Note]:
+    def notes(self, guard: Carried) -> Iterator[Note]:
         """Say what is not as it could be."""
         where = str(self.source.folder)
         if self.parts.error is not None:
@@ -104,6 +97,7 @@ class ReplayedStream:
         if self.parts.begin:
             what = f"what it held before offset {self.parts.begin} is not there: retention, or a copy of a part"
             yield Note(where, what, "none is needed if that is in the store", problem=False)
+        left_open = {self.dictionary.runs[number] for number in self.dictionary.open_owned()}
         kept = sorted(run.run_id for run in left_open if self.selection.takes(run))
         if kept and not self._epitaph:
             what = f"no epitaph: its process lives, or nobody finished its stream; RUNNING stay {', '.join(kept)}"

@@ -1,4 +1,4 @@
-"""replay: where compaction runs makes no difference, what is damaged is counted, who else writes is respected."""
+"""replay: how batches are cut makes no difference, what is damaged is counted, who else writes is respected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from trainspool_agent.replay import guard as replayguard
 from trainspool_agent.replay import stream as replaystream
 from trainspool_agent.replay.guard import StoreBusy
 from trainspool_agent.replay.survey import Wanted
-from trainspool_agent.replay.work import Workers
 
 RUNS = [digit * 32 for digit in "123456"]
 
@@ -96,45 +95,19 @@ def account(root: Path, run_id: str) -> dict[str, int]:
     return counts
 
 
-def test_workers_make_the_same_store_as_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_much_one_batch_holds_makes_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = tmp_path / "some"
     for run_id in RUNS[:3]:
         write(training(Stream(), run_id), spool)
     both = training(training(Stream(), RUNS[3], ended=False), RUNS[4])
     write(both, spool)
-    monkeypatch.setattr(replaystream, "TASK_BYTES", 2000)
-    inline = into(tmp_path / "inline", spool)
-    monkeypatch.setattr(replay, "WORKERS_FROM_BYTES", 0)
-    monkeypatch.setattr(replay.os, "cpu_count", lambda: 3)
-    parallel = into(tmp_path / "parallel", spool)
-    assert (inline.points, inline.stored, inline.folded) == (parallel.points, parallel.stored, parallel.folded)
-    assert inline.notes == parallel.notes == [] and inline.folded > 0
-    assert comparable(tmp_path / "inline") == comparable(tmp_path / "parallel")
-    assert into(tmp_path / "parallel", spool).points == 0
-
-
-def test_a_worker_that_is_killed_ends_the_replay_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool = tmp_path / "some"
-    write(training(Stream(), RUNS[0], 200), spool)
-    monkeypatch.setattr(replay, "WORKERS_FROM_BYTES", 0)
-    monkeypatch.setattr(replaystream, "TASK_BYTES", 2000)
-    begin = Workers.begin
-
-    def begin_and_kill(self: Workers, *how: object) -> None:
-        begin(self, *how)  # type: ignore[arg-type]
-        self._processes[0].kill()
-        self._processes[0].join()
-
-    monkeypatch.setattr(Workers, "begin", begin_and_kill)
-    result = CliRunner().invoke(main, ["replay", str(spool), "--to", str(tmp_path / "store")])
-    assert result.exit_code == 1 and "worker process was killed" in result.output
-    monkeypatch.undo()
-    into(tmp_path / "store", spool)
-    into(tmp_path / "other", spool)
-    assert comparable(tmp_path / "store") == comparable(tmp_path / "other")
-    assert account(tmp_path / "store", RUNS[0]) == account(tmp_path / "other", RUNS[0])
+    large = into(tmp_path / "large", spool)
+    monkeypatch.setattr(replaystream, "BATCH_BYTES", 2000)
+    small = into(tmp_path / "small", spool)
+    assert (large.points, large.stored, large.folded) == (small.points, small.stored, small.folded)
+    assert large.notes == small.notes == [] and large.folded > 0
+    assert comparable(tmp_path / "large") == comparable(tmp_path / "small")
+    assert into(tmp_path / "small", spool).points == 0
 
 
 def test_a_damaged_frame_is_counted_in_report_and_account(tmp_path: Path) -> None:
@@ -231,7 +204,7 @@ def test_what_the_running_agent_carries_into_this_store_is_left_to_it(tmp_path: 
 def test_a_replay_cut_short_counts_everything_once_when_it_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaystream, "TASK_BYTES", 1000)
+    monkeypatch.setattr(replaystream, "BATCH_BYTES", 1000)
     write(training(Stream(), RUNS[0]), tmp_path / "spool")
     into(tmp_path / "whole", tmp_path / "spool")
     expected = account(tmp_path / "whole", RUNS[0])
