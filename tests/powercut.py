@@ -114,6 +114,13 @@ class Recorder(FaultyFiles):
         self._wrote(fd, data[:count])
         return count
 
+    def overwrite(self, path: str, old: bytes, new: bytes) -> bool:
+        done = super().overwrite(path, old, new)
+        if done and (node := self._find(path)):
+            self._note(Op("cut", node, value=0))
+            self._note(Op("data", node, value=new))
+        return done
+
     def truncate(self, fd: int, length: int) -> None:
         super().truncate(fd, length)
         self._note(Op("cut", self._find(_path_of(fd)), value=length))

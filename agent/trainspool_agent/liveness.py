@@ -172,11 +172,11 @@ class Liveness:
         if now < self._doubt_at:
             return Life.ALIVE
         self._doubt_at = now + DOUBT_INTERVAL_S
-        if not self._is_same_file():
-            self._close_lock()
-            return Life.ALIVE
         identity = self._identity()
         if identity is None or not self._process.is_gone(identity):
+            return Life.ALIVE
+        if not self._is_same_file():
+            self._close_lock()
             return Life.ALIVE
         return self._take_over()
 

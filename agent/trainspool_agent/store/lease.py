@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainspool.spool import layout
-from trainspool_agent.files import fs
+from trainspool_agent import files
 from trainspool_agent.liveness import Process, boot_id, pid_namespace, process_of
 from trainspool_agent.store.errors import RunHeld
 from trainspool_agent.store.files import publish, remove
@@ -63,6 +63,7 @@ class Leases:
 
     def __init__(self, holder: Holder | None = None, is_gone: Callable[[Holder], bool] | None = None) -> None:
         self._me = holder or this_process()
+        self._me_text = json.dumps(self._me).encode()
         self._is_gone = is_gone or (lambda other: process_of(other) is Process.GONE)
         self._held: dict[str, _Held] = {}
         self._seen: dict[str, tuple[Any, float]] = {}  # another's lease as it was, and since when
@@ -144,9 +145,8 @@ class Leases:
             with _alone(held.folder) as alone:
                 if not alone:  # someone looks at it this instant
                     return time.monotonic() - held.counted_at < LEASE_S
-                if (_read(f"{held.folder}/{FILE}") or {}).get("holder") == self._me:
-                    now = time.monotonic()
-                    self._write(held.folder, held.count + 1)
+                now = time.monotonic()
+                if self._count_up(held):
                     held.count, held.counted_at = held.count + 1, now
                     return True
         except FileNotFoundError:
@@ -156,6 +156,16 @@ class Leases:
             return time.monotonic() - held.counted_at < LEASE_S
         self._held.pop(run_id, None)
         return False
+
+    def _count_up(self, held: _Held) -> bool:
+        """Write the next count if the lease is ours. In place: hundreds of runs are counted every few seconds."""
+        path = f"{held.folder}/{FILE}"
+        if files.fs.overwrite(path, self._text(held.count), self._text(held.count + 1)):
+            return True
+        if (_read(path) or {}).get("holder") != self._me:
+            return False
+        self._write(held.folder, held.count + 1)
+        return True
 
     def _is_free(self, run_id: str, lease: dict[str, Any] | None) -> bool:
         if lease is None or lease.get("holder") == self._me or self._is_gone(lease.get("holder") or {}):
@@ -181,7 +191,11 @@ class Leases:
             publish(f"{folder}/{WISH}", json.dumps({"holder": self._me}).encode(), _work(folder))
 
     def _write(self, folder: str, count: int) -> None:
-        publish(f"{folder}/{FILE}", json.dumps({"holder": self._me, "count": count}).encode(), _work(folder))
+        publish(f"{folder}/{FILE}", self._text(count), _work(folder))
+
+    def _text(self, count: int) -> bytes:
+        """The lease's content; as long for every count."""
+        return b'{"holder": %b, "count": %-10d}' % (self._me_text, count)
 
 
 def is_of_another_host(folder: str) -> bool:
@@ -195,7 +209,10 @@ def _work(folder: str) -> str:
 
 
 def _is_wished_by_another(folder: str, me: Holder) -> bool:
-    wish = _read(f"{folder}/{WISH}")
+    path = f"{folder}/{WISH}"
+    if not os.path.lexists(path):  # looked for at every run, again and again: a third of what opening it would take
+        return False
+    wish = _read(path)
     return wish is not None and wish.get("holder") != me
 
 
@@ -214,7 +231,6 @@ def _read(path: str) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def _alone(folder: str) -> Iterator[bool]:
     """Keep other agents from looking and deciding at once; False if one just does. Without locks: nobody is kept."""
-    fs.make_shared_folder(_work(folder))
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         alone = True

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from handmade import BOOT, Stream, contents, feed_async
 
 from trainspool_agent.compact import Dictionary
+from trainspool_agent.files import StoreFiles
 from trainspool_agent.store import lease
 from trainspool_agent.store.errors import RunHeld
 from trainspool_agent.store.lease import HOLD_S, LEASE_S, REFRESH_S, YIELD_S, Leases
@@ -81,6 +84,41 @@ def test_a_count_that_rises_is_left_alone_for_ever(folder: str, clock: Clock) ->
         with pytest.raises(RunHeld):
             other.take(RUN, folder, wish=False)
     assert not one.asked
+
+
+def test_counting_replaces_no_file_and_leaves_the_lease_readable(folder: str, clock: Clock) -> None:
+    one = agent("a")
+    one.take(RUN, folder)
+    path = Path(folder, lease.FILE)
+    inode = path.stat().st_ino
+    for count in range(1, 13):
+        clock.now += REFRESH_S
+        assert one.refresh() == []
+        assert json.loads(path.read_bytes()) == {"holder": {"host": "a", "pid": 1}, "count": count}
+    assert path.stat().st_ino == inode
+
+
+def test_a_lease_of_ours_in_another_form_is_counted_up_too(folder: str, clock: Clock) -> None:
+    one = agent("a")
+    one.take(RUN, folder)
+    path = Path(folder, lease.FILE)
+    path.write_text(json.dumps({"count": 7, "holder": {"pid": 1, "host": "a"}}))
+    clock.now += REFRESH_S
+    assert one.refresh() == []
+    assert json.loads(path.read_bytes()) == {"holder": {"host": "a", "pid": 1}, "count": 1}
+
+
+def test_a_lease_that_is_gone_or_anothers_is_lost(folder: str, clock: Clock) -> None:
+    for theirs in (None, b"", b"rubbish", json.dumps({"holder": {"host": "b", "pid": 1}, "count": 0}).encode()):
+        one = agent("a")
+        path = Path(folder, lease.FILE)
+        path.unlink(missing_ok=True)
+        one.take(RUN, folder)
+        path.unlink() if theirs is None else path.write_bytes(theirs)
+        clock.now += REFRESH_S
+        assert one.refresh() == [RUN]
+        assert not one.has(RUN)
+        assert (path.read_bytes() if path.exists() else None) == theirs
 
 
 def test_who_is_asked_lets_go_and_stands_back(folder: str, clock: Clock) -> None:
@@ -176,6 +214,7 @@ def test_a_disk_that_takes_nothing_takes_no_run_away(
     one = agent("a")
     one.take(RUN, folder)
     with monkeypatch.context() as patch:
+        patch.setattr(lease.files, "fs", _FullDisk())
         patch.setattr(lease, "publish", _fail)
         clock.now += REFRESH_S
         assert one.refresh() == []
@@ -185,5 +224,10 @@ def test_a_disk_that_takes_nothing_takes_no_run_away(
     assert one.has(RUN)
 
 
-def _fail(*_: object, **__: object) -> None:
+class _FullDisk(StoreFiles):
+    def overwrite(self, path: str, old: bytes, new: bytes) -> bool:
+        return _fail(path, old, new)
+
+
+def _fail(*_: object, **__: object) -> NoReturn:
     raise OSError(28, "full")
