@@ -103,11 +103,6 @@ class RunChanges:
         return bool(self.starts or self.ends or self.tags or self.staged_tags or self.epitaph is not None)
 
     @property
-    def newest_ms(self) -> int:
-        """The time of the latest point logged, 0 without points."""
-        return max((points[-1][0] for points in self.points.values() if points), default=0)
-
-    @property
     def first_ms(self) -> int | None:
         """A time at which the run was alive: the start of a run whose start event is not here."""
         if self.starts:

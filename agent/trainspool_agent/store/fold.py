@@ -14,14 +14,13 @@ from typing import NamedTuple
 from trainspool_agent import files
 from trainspool_agent.store.files import rename_making_folders
 from trainspool_agent.store.limits import BLOCK_BYTES, RECOVERY_POINTS_MAX
-from trainspool_agent.store.lines import Lines, Point, bytes_of
+from trainspool_agent.store.lines import Lines, Place, Point, bytes_of
 from trainspool_agent.store.points import (
     BEFORE_ALL,
     LINE,
     Block,
     DecodedBlocks,
     Identity,
-    Place,
     identities,
     identity,
     range_of,
@@ -142,7 +141,7 @@ class MetricFile:
             self._extend(begin, self.length, low, high)
         self.top = max(self.top, high)
 
-    def append_rising(self, points: Sequence[Point]) -> bool:
+    def append_rising(self, lines: Lines) -> bool:
         """Append a few points that rise from behind all others: what a live run does, hence the short way.
 
         False: nothing was done, as it is not so.
@@ -150,17 +149,9 @@ class MetricFile:
         Raises:
             OSError: nothing was written.
         """
-        begin, fd, place = self.length, self.fd, points[0][:2]
-        if place <= self.top or fd < 0 or self._indexed != begin or os.lseek(fd, 0, os.SEEK_END) != begin:
+        begin, fd, data, top = self.length, self.fd, lines.data, lines.high
+        if lines.low <= self.top or fd < 0 or self._indexed != begin or os.lseek(fd, 0, os.SEEK_END) != begin:
             return False
-        if len(points) == 1 and not isinstance(points, Lines):
-            ms, step, value = points[0]
-            data, top = b"%d %a %d\n" % (ms, value, step), place
-        else:
-            lines = points if isinstance(points, Lines) else Lines.of(points)
-            if lines is None:
-                return False
-            data, top = lines.data, points[-1][:2]
         _write_whole(fd, data, begin)
         end = os.lseek(fd, 0, os.SEEK_CUR)
         if end - begin != len(data):  # another writer came between
@@ -171,7 +162,7 @@ class MetricFile:
         if blocks and end - (last := blocks[-1]).begin <= BLOCK_BYTES:  # its low is lower
             last.end, last.high, self._indexed = end, max(top, last.high), end
         elif len(data) <= BLOCK_BYTES:
-            blocks.append(Block(begin, end, place, top))
+            blocks.append(Block(begin, end, lines.low, top))
             self._indexed = end
         return True
 

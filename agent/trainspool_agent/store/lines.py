@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from itertools import islice, repeat
+from itertools import islice
 from operator import lt
 from typing import Any
 
 import msgspec
 
 Point = tuple[int, int, float]  # ms, step, value
+Place = tuple[int, int]  # (ms, step)
 Row = tuple[int, int, bytes]  # ms, step, one big-endian float64 for each key of a set
 BLOCK_POINTS = 4096  # become text at once: more would leave the processor's cache, and take memory
 
@@ -22,40 +23,53 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Lines(Sequence[Point]):
-    """Points that rise strictly, none of them infinite, with their lines already made."""
+    """Points that rise strictly, none of them infinite, as the lines that hold them. Looking at one parses it.
 
-    __slots__ = ("_count", "_first", "_last", "data")
+    Attributes:
+        low, high: (ms, step) of the first and the last.
+    """
 
-    def __init__(self, data: bytes, first: Point, last: Point, count: int) -> None:
-        self.data, self._first, self._last, self._count = data, first, last, count
+    __slots__ = ("_count", "data", "high", "low")
+
+    def __init__(self, data: bytes, low: Place, high: Place, count: int) -> None:
+        self.data, self.low, self.high, self._count = data, low, high, count
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Lines | None:
         """Return *points* as lines, or None if they do not rise or are none."""
         if not points or not _rise(points):
             return None
-        text = _encode([(ms, value, step) for ms, step, value in points])
-        if _is_repr(text):
-            data = text[2:-2].replace(b"],[", b"\n").replace(b",", b" ") + b"\n"
+        if len(points) == 1:
+            ms, step, value = points[0]
+            data = b"%d %a %d\n" % (ms, value, step)
         else:
-            data = bytes_of(points)
-            # Infinities sort apart from the largest floats but are the same point; nothing else slips by.
-            if b"inf" in data:
-                return None
-        return cls(data, points[0], points[-1], len(points))
+            text = _encode([(ms, value, step) for ms, step, value in points])
+            data = _lines_in(text) if _is_repr(text) else bytes_of(points)
+        # Infinities sort apart from the largest floats but are the same point; nothing else slips by.
+        if b"n" in data and b"inf" in data:
+            return None
+        return cls(data, points[0][:2], points[-1][:2], len(points))
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Point]:
-        for line in self.data.splitlines():
-            ms, value, step = line.split(b" ")
-            yield int(ms), int(step), float(value)
+        return map(_point_in, self.data.splitlines())
 
     def __getitem__(self, at: Any) -> Any:
-        if at in (0, -self._count):
-            return self._first
-        return self._last if at in (-1, self._count - 1) else list(self)[at]
+        if at == -1:
+            return _point_in(self.data[self.data.rfind(b"\n", 0, -1) + 1 : -1])
+        return next(iter(self)) if at == 0 else list(self)[at]
+
+
+def _point_in(line: bytes) -> Point:
+    ms, value, step = line.split(b" ")
+    return int(ms), int(step), float(value)
+
+
+def _lines_in(text: bytes) -> bytes:
+    """`[[1,2.0,3],[4,5.0,6]]` → lines."""
+    return text[2:-2].replace(b"],[", b"\n").replace(b",", b" ") + b"\n"
 
 
 def bytes_of(points: Sequence[Point]) -> bytes:
@@ -71,9 +85,9 @@ def columns(rows: Sequence[Row], width: int) -> list[Sequence[Point]]:
         return [list(zip(times, steps, values[key::width], strict=True)) for key in range(width)]
     at_once = max(1, BLOCK_POINTS // max(1, width))
     blocks = [_block(rows[at : at + at_once], width) for at in range(0, len(rows), at_once)]
-    ends = [[(ms, step, value) for value in _doubles((row,), width)] for ms, step, row in (rows[0], rows[-1])]
     whole = blocks[0] if len(blocks) == 1 else map(b"".join, zip(*blocks, strict=True))
-    every = map(Lines, whole, *ends, repeat(len(rows)))
+    low, high, count = rows[0][:2], rows[-1][:2], len(rows)
+    every = (Lines(data, low, high, count) for data in whole)
     return [list(lines) if b"n" in lines.data and b"inf" in lines.data else lines for lines in every]
 
 

@@ -14,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from trainspool_agent.store.limits import DECODED_BLOCKS_MAX
+from trainspool_agent.store.lines import Place
 
 Identity = tuple[int, int, "float | None"]
-Place = tuple[int, int]  # (ms, step)
 LINE = re.compile(rb"^(-?\d+) ([-+.\w]+) (-?\d+)$", re.MULTILINE)
 BEFORE_ALL: Place = (-(1 << 80), 0)
 

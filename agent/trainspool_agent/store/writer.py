@@ -32,7 +32,7 @@ from trainspool_agent.store.limits import (
     METRIC_KEYS_MAX,
     STREAMS_MAX,
 )
-from trainspool_agent.store.lines import Point
+from trainspool_agent.store.lines import Lines, Point
 from trainspool_agent.store.memory import RunMemory
 from trainspool_agent.store.points import Identity
 from trainspool_agent.store.state import COUNT_END, Expected, Published, RunState
@@ -401,25 +401,27 @@ class FileStore:
         applied: Applied,
         written: list[_Written],
     ) -> None:
-        files, unsynced, work = state.files, state.unsynced, state.work
+        files, unsynced, work, used = state.files, state.unsynced, state.work, self._memory.used
         for key, series in points.items():
-            if not series:
+            count = len(series)
+            if not count:
                 continue
             file = files.get(key)
             if file is None:
                 if len(files) >= METRIC_KEYS_MAX:
-                    applied.refused += len(series)
+                    applied.refused += count
                     state.note_problem(f"more than {METRIC_KEYS_MAX} metric keys: the rest is left out")
                     continue
                 file = files[key] = MetricFile(texts.path_of(state, METRICS, key), self._memory.decoded)
                 texts.note_unsynced(state, file.path)
             if unsynced is not None:
                 unsynced.add(file.path)
-            if len(series) <= FEW_POINTS and file.fd >= 0:
+            if count <= FEW_POINTS and file.fd >= 0:
+                lines = series if isinstance(series, Lines) else Lines.of(series)
                 written.append((file, (), file.length))
-                self._memory.used(file)
-                if file.append_rising(series):
-                    applied.stored += len(series)
+                used(file)
+                if lines is not None and file.append_rising(lines):
+                    applied.stored += count
                     continue
                 written.pop()
             self._memory.open(file)
