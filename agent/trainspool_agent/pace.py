@@ -11,6 +11,7 @@ import time
 SHARE_WANTED = 0.05  # of a core, for turns that keep up with living streams
 INTERVAL_MAX_S = 1.0
 INTERVAL_MIN_S = 0.05
+POLL_FROM_S, POLL_TO_S = 0.5, 0.25  # intervals at which looking at all files becomes, and stays, cheaper than watches
 _WINDOW_S = 1.0
 
 
@@ -19,6 +20,8 @@ class Pace:
 
     def __init__(self) -> None:
         self.interval_s = 0.0
+        self.polls = False
+        """Turns are so far apart that being told of every write in between costs more than looking once."""
         self._spent_s, self._since = 0.0, time.monotonic()
 
     def spent(self, seconds: float) -> None:
@@ -36,3 +39,4 @@ class Pace:
         wanted_s = now_s * share / SHARE_WANTED
         interval_s = min((now_s + wanted_s) / 2, INTERVAL_MAX_S)
         self.interval_s = interval_s if interval_s > INTERVAL_MIN_S else 0.0
+        self.polls = self.interval_s >= (POLL_TO_S if self.polls else POLL_FROM_S)

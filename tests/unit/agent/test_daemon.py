@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,51 @@ def test_a_living_stream_is_followed_and_its_ring_told(box: Box) -> None:
     )
     assert stream.stored_steps() == list(range(5))
     assert not cursor.load(stream.folder).finished
+
+
+def test_where_turns_are_far_apart_files_are_looked_at_instead_of_watched(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = box.stream(locked=True)
+    stream.log()
+    stream.pump()
+    ring, agent = stream.ring, box.agent()
+    assert ring
+    told, watches = asyncio.Event(), list[asyncio.Event]()
+
+    async def watch(folders: list[Path], stop: asyncio.Event) -> AsyncIterator[set[str]]:
+        watches.append(stop)
+        while not stop.is_set():
+            await asyncio.sleep(0.01)
+            if told.is_set():
+                yield {stream.place.name}
+
+    def more() -> bool:
+        stream.log(2)
+        stream.pump()
+        return True
+
+    def be_slow() -> bool:
+        agent.pace.interval_s, agent.pace.polls = 0.5, True
+        monkeypatch.setattr(agent.pace, "spent", lambda seconds: None)
+        told.set()
+        return watches[0].is_set()
+
+    def be_fast() -> bool:
+        agent.pace.interval_s, agent.pace.polls = 0.0, False
+        told.clear()
+        return True
+
+    def is_carried() -> bool:
+        return ring.stored == ring.head
+
+    monkeypatch.setattr("trainspool_agent.daemon.discover.watch", watch)
+    monkeypatch.setattr("trainspool_agent.daemon.RESCAN_INTERVAL_S", 1000.0)
+    while_running(
+        agent, lambda: watches and is_carried(), be_slow, more, is_carried, more, is_carried,
+        lambda: len(watches) == 1, be_fast, lambda: len(watches) == 2,
+    )  # fmt: skip
+    assert stream.stored_steps() == list(range(5))
 
 
 def test_a_stream_without_a_ring_file_is_told_by_its_cursor(box: Box) -> None:
