@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from trainspool_agent import files
@@ -34,15 +34,29 @@ class Admitted(NamedTuple):
 
     data: bytes
     new: Sequence[Point]
-    claimed: list[tuple[Identity, Span]]  # in the file already, written by us before a crash
-    folded: int
     ordered: bool  # *new* rises, from behind all that is in the file
+    stored: int  # *new*, and what is in the file already, written by us before a crash
+    folded: int = 0
+    claimed: Sequence[tuple[Identity, Span]] = ()
+    stretch: Span | None = None  # claimed as it stands
 
 
 class MetricFile:
     """One key of one run. *length*, *top*: the whole lines known, and their largest (ms, step)."""
 
-    __slots__ = ("_blocks", "_claims", "_decoded", "_indexed", "_loaded", "_unread", "fd", "length", "path", "top")
+    __slots__ = (
+        "_blocks",
+        "_claims",
+        "_decoded",
+        "_indexed",
+        "_loaded",
+        "_unranked",
+        "_unread",
+        "fd",
+        "length",
+        "path",
+        "top",
+    )
 
     def __init__(
         self,
@@ -60,6 +74,7 @@ class MetricFile:
         # Lines past the checkpoint that no event has claimed yet, and the stretches of them that are still to be read.
         self._claims: dict[Identity, Span] = {}
         self._unread: list[Span] = list(zip(unclaimed[::2], unclaimed[1::2], strict=True))
+        self._unranked = list(self._unread)  # stretches of them that *top* may know nothing of
 
     def open(self) -> bool:
         """Open the file, learn what was appended by others or before a crash; False if it does not exist yet."""
@@ -96,21 +111,24 @@ class MetricFile:
             self.close()
             self._forget()
             return
-        for _, data in self._whole_lines(self.length, size):
-            self.top = max(self.top, max((point[:2] for point in identities(data)), default=BEFORE_ALL))
+        self._unranked.append((self.length, size))
         self.length = size
-        if not self._loaded:
-            self._loaded = True
-            if begin < size:
-                self._unread.append((begin, size))
+        if self._loaded:
+            self._rank()
+        elif begin < size:
+            self._unread.append((begin, size))
+        self._loaded = True
 
     def admit(self, points: Sequence[Point]) -> Admitted:
         """Tell which of *points* are to be written. Writes nothing; what it claims, ``unclaim`` gives back."""
-        if points[0][:2] > self.top:
-            lines = points if isinstance(points, Lines) else Lines.of(points)
-            if lines is not None:
-                return Admitted(lines.data, points, [], 0, True)
-        return self._admit_one_by_one(points)
+        known = not self._unread and points[0][:2] <= self.top
+        lines = None if known else points if isinstance(points, Lines) else Lines.of(points)
+        if lines is not None and self._unread and (admitted := self._admit_as_written(lines)) is not None:
+            return admitted
+        self._rank()
+        if lines is not None and lines.low > self.top:
+            return Admitted(lines.data, lines, True, len(lines))
+        return self._admit_one_by_one(list(points))
 
     def append(self, admitted: Admitted, work: str) -> None:
         """Write the new lines at once; a new file is made in folder *work*, for an empty one is never to be seen.
@@ -166,9 +184,12 @@ class MetricFile:
             self._indexed = end
         return True
 
-    def unclaim(self, claimed: Iterable[tuple[Identity, Span]], begin: int) -> None:
-        """The same events come again: what they put behind *begin*, and what they *claimed*, is free again."""
-        self._claims.update(claimed)
+    def unclaim(self, admitted: Admitted | None, begin: int) -> None:
+        """The same events come again: what they put behind *begin*, and what they claimed, is free again."""
+        if admitted is not None:
+            self._claims.update(admitted.claimed)
+            if admitted.stretch is not None:
+                self._give_back(admitted.stretch)
         if begin < self.length:
             self._unread.append((begin, self.length))
 
@@ -182,9 +203,49 @@ class MetricFile:
                 spans += (begin, end)
         return spans
 
-    def _admit_one_by_one(self, points: Sequence[Point]) -> Admitted:
+    def _admit_as_written(self, lines: Lines) -> Admitted | None:
+        """Claim *lines* where they stand next among what is to be claimed, as they do when a batch comes again.
+
+        What was begun may end among them; the rest then is new. None: nothing was done, as it is not so.
+        """
+        begin, end = self._unread[0]
+        data = lines.data[: end - begin]
+        if self.fd < 0 or os.pread(self.fd, len(data), begin) != data:
+            return None
+        stretch = begin, begin + len(data)
+        claimed, rest = lines.cut(len(data))
+        self._take(self._unread, stretch)
+        self._take(self._unranked, stretch)
+        self.top = max(self.top, claimed.high)
+        if rest is None:
+            return Admitted(b"", (), True, len(lines), stretch=stretch)
+        self._rank()
+        if rest.low > self.top:
+            return Admitted(rest.data, rest, True, len(lines), stretch=stretch)
+        self._give_back(stretch)
+        return None
+
+    @staticmethod
+    def _take(spans: list[Span], stretch: Span) -> None:
+        """Take *stretch* off the first span, if that begins like it."""
+        if spans and spans[0][0] == stretch[0] and stretch[1] <= spans[0][1]:
+            spans[:1] = [(stretch[1], spans[0][1])] if stretch[1] < spans[0][1] else []
+
+    def _give_back(self, stretch: Span) -> None:
+        begin, end = stretch
+        if self._unread and self._unread[0][0] == end:
+            end = self._unread.pop(0)[1]
+        self._unread.insert(0, (begin, end))
+
+    def _rank(self) -> None:
+        """Have *top* know all that is in the file."""
+        unranked, self._unranked = self._unranked, []
+        for span in unranked:
+            for _, data in self._whole_lines(*span):
+                self.top = max(self.top, max((point[:2] for point in identities(data)), default=BEFORE_ALL))
+
+    def _admit_one_by_one(self, points: list[Point]) -> Admitted:
         self._read_claims()
-        points = list(points)
         candidates = [identity(*point) for point in points]
         doubtful = {candidate for candidate in candidates if candidate[:2] <= self.top}
         held = self._held(doubtful - self._claims.keys()) if doubtful else {}
@@ -201,7 +262,8 @@ class MetricFile:
             elif candidate not in seen and candidate not in held:
                 seen.add(candidate)
                 new.append(point)
-        return Admitted(bytes_of(new), new, claimed, len(points) - len(new) - len(claimed), False)
+        stored = len(new) + len(claimed)
+        return Admitted(bytes_of(new), new, False, stored, len(points) - stored, claimed)
 
     def _held(self, doubtful: set[Identity]) -> dict[Identity, int]:
         """Return which of *doubtful* the file holds, and where their block ends."""
@@ -295,6 +357,7 @@ class MetricFile:
         self._blocks.clear()
         self._claims.clear()
         self._unread.clear()
+        self._unranked.clear()
 
 
 def _write_whole(fd: int, data: bytes, length: int) -> None:

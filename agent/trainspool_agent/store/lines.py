@@ -61,6 +61,18 @@ class Lines(Sequence[Point]):
             return _point_in(self.data[self.data.rfind(b"\n", 0, -1) + 1 : -1])
         return next(iter(self)) if at == 0 else list(self)[at]
 
+    def cut(self, size: int) -> tuple[Lines, Lines | None]:
+        """Return the lines in the first *size* bytes, which end with one, and those behind, None without any."""
+        if size >= len(self.data):
+            return self, None
+        data, rest = self.data[:size], self.data[size:]
+        count = data.count(b"\n")
+        behind = Lines(rest, self.low, self.high, self._count - count)
+        behind.low = behind[0][:2]
+        before = Lines(data, self.low, self.high, count)
+        before.high = before[-1][:2]
+        return before, behind
+
 
 def _point_in(line: bytes) -> Point:
     ms, value, step = line.split(b" ")

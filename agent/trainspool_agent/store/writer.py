@@ -21,7 +21,7 @@ from trainspool_agent.store.changes import ExperimentChange, RunChanges, Text
 from trainspool_agent.store.errors import Refused, RunHeld, RunMoved, StoreRefused
 from trainspool_agent.store.experiments import Experiment, Experiments
 from trainspool_agent.store.files import sync_all
-from trainspool_agent.store.fold import MetricFile, Span
+from trainspool_agent.store.fold import Admitted, MetricFile
 from trainspool_agent.store.handover import Handover
 from trainspool_agent.store.layout import METRICS
 from trainspool_agent.store.lease import Leases
@@ -34,11 +34,10 @@ from trainspool_agent.store.limits import (
 )
 from trainspool_agent.store.lines import Lines, Point
 from trainspool_agent.store.memory import RunMemory
-from trainspool_agent.store.points import Identity
 from trainspool_agent.store.state import COUNT_END, Expected, Published, RunState
 from trainspool_agent.store.transfer import read_staged_text
 
-_Written = tuple[MetricFile, Sequence[tuple[Identity, Span]], int]  # what it claimed, its length before
+_Written = tuple[MetricFile, Admitted | None, int]  # what it claimed, its length before
 
 
 @dataclass(slots=True)
@@ -130,8 +129,8 @@ class FileStore:
                 if changes.may_show or not state.shown or len(state.problems) > state.problems_told:
                     await self._publish(state)
             except BaseException:
-                for file, claimed, begin in written:
-                    file.unclaim(claimed, begin)
+                for file, admitted, begin in written:
+                    file.unclaim(admitted, begin)
                 raise
             if state is not self._memory.peek(run.run_id):
                 raise RunMoved(run.run_id)  # we were stopped for so long that another agent took the run
@@ -418,7 +417,7 @@ class FileStore:
                 unsynced.add(file.path)
             if count <= FEW_POINTS and file.fd >= 0:
                 lines = series if isinstance(series, Lines) else Lines.of(series)
-                written.append((file, (), file.length))
+                written.append((file, None, file.length))
                 used(file)
                 if lines is not None and file.append_rising(lines):
                     applied.stored += count
@@ -426,9 +425,9 @@ class FileStore:
                 written.pop()
             self._memory.open(file)
             admitted = file.admit(series)
-            written.append((file, admitted.claimed, file.length))
+            written.append((file, admitted, file.length))
             file.append(admitted, work)
-            applied.stored += len(admitted.new) + len(admitted.claimed)
+            applied.stored += admitted.stored
             applied.folded += admitted.folded
 
     def _take_sessions(self, state: RunState, changes: RunChanges, stream: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -81,13 +82,56 @@ def test_what_is_to_be_claimed_waits_in_the_file_when_it_is_much(
     again.open()
     claimed = 0
     for at in range(0, 500, 7):
-        admitted = again.admit(points[at : at + 7])
+        admitted = again.admit(points[at : at + 7][::-1])  # not as written, so each is looked for
         again.append(admitted, str(tmp_path))
         claimed += len(admitted.claimed)
         assert len(again._claims) < 60
     assert (claimed, again.unclaimed()) == (500, [])
     assert write(again, points, tmp_path) == 500
     again.close()
+
+
+_rising = st.lists(st.floats(width=32, allow_infinity=False), min_size=1, max_size=30).map(
+    lambda values: [(step // 3, step, value) for step, value in enumerate(values)]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(_rising, st.lists(_points, max_size=4).map(lambda lists: [*chain(*lists)])), st.data())
+def test_what_was_written_past_a_checkpoint_is_claimed_once_however_it_comes_again(
+    tmp_path_factory: pytest.TempPathFactory, points: list[tuple[int, int, float]], data: st.DataObject
+) -> None:
+    """In other batches, in batches that fail and come again, with other checkpoints and kills in between."""
+    folder = tmp_path_factory.mktemp("claims")
+    calm = MetricFile(str(folder / "calm"), DecodedBlocks())
+    for point in points:
+        write(calm, [point], folder)
+    file = MetricFile(str(folder / "m"), DecodedBlocks())
+    saved, counted = (0, fold.BEFORE_ALL, list[int]()), 0
+    at = kept = counted_then = 0
+    while at < len(points):
+        what = data.draw(st.sampled_from(["batch", "batch", "batch", "failure", "checkpoint", "kill"]))
+        if what == "checkpoint":
+            saved, kept, counted_then = (file.length, file.top, file.unclaimed()), at, counted
+        elif what == "kill":
+            file.close()
+            file, at, counted = MetricFile(file.path, DecodedBlocks(), *saved), kept, counted_then
+        else:
+            batch = points[at : at + data.draw(st.integers(1, 12))]
+            if file.fd < 0:
+                file.open()
+            begin, admitted = file.length, file.admit(batch)
+            file.append(admitted, str(folder))
+            assert admitted.stored + admitted.folded == len(batch)
+            if what == "failure":
+                file.unclaim(admitted, begin)
+            else:
+                at, counted = at + len(batch), counted + admitted.stored
+    stored = (folder / "m").read_bytes() if points else b""
+    assert stored == ((folder / "calm").read_bytes() if points else b"")
+    assert counted == stored.count(b"\n") and file.unclaimed() == []
+    file.close()
+    calm.close()
 
 
 def test_a_file_that_holds_only_a_torn_line_goes(tmp_path: Path) -> None:
@@ -132,7 +176,7 @@ def test_whole_lines_of_a_write_that_could_not_be_taken_back_are_ours(
     assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n2 2.0 0\n3 3"
     file.learn_growth()
     admitted = file.admit(points)
-    assert (len(admitted.claimed), len(admitted.new), admitted.folded) == (1, 1, 0)
+    assert (admitted.stored, len(admitted.new), admitted.folded) == (2, 1, 0)
     file.append(admitted, str(tmp_path))
     assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n2 2.0 0\n3 3.0 0\n"
     file.close()

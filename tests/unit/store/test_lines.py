@@ -74,6 +74,17 @@ def test_an_odd_value_among_plain_ones_is_what_repr_makes_of_it(value: float) ->
     assert text_of(list(odd)) == f"1 0.25 0\n1 {value!r} 1\n1 0.25 2\n".encode()
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_lines_are_cut_where_one_ends(count: int) -> None:
+    points = [(1, 2, 0.1), (1, 3, 0.25), (2, -5, -1e300)]
+    lines = Lines.of(points)
+    assert lines is not None
+    before, behind = lines.cut(len(text_of(points[:count])))
+    assert list(before) == points[:count] and (before.low, before.high) == (points[0][:2], points[count - 1][:2])
+    assert list(behind or ()) == points[count:]
+    assert behind is None or (behind.low, behind.high) == (points[count][:2], points[2][:2])
+
+
 def test_lines_are_the_points_they_were_made_of() -> None:
     points = [(1, 2, 0.1), (1, 3, float("nan")), (2, -5, -1e300), (2, -5, 5.0)]
     lines = Lines.of(points)
