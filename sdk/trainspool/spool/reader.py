@@ -168,6 +168,18 @@ class _Segment:
         self.at = self.size()
         return None
 
+    def has_seal(self, stream: bytes) -> bool:
+        """Whether a seal is the last thing in the file."""
+        size = self.size()
+        for length in (HEADER_BYTES, HEADER_BYTES + len(ENDED_IN_ORDER)):
+            data = os.pread(self.fd, length, max(0, size - length))
+            with contextlib.suppress(frame.UnknownVersion):
+                header = frame.parse_header(data) if len(data) == length else None
+                body = data[HEADER_BYTES:]
+                if header is not None and (header.kind, header.stream) == (frame.SEAL, stream):
+                    return header.body_length == len(body) and frame.body_is_sound(header, body)
+        return False
+
     def _behind_hole(self, at: int) -> int:
         """Return where data begins, at *at* or behind: a hole of terabytes costs whoever made it nothing."""
         try:
@@ -187,9 +199,19 @@ class StreamReader:
         stream: its id, 16 raw bytes.
         offset: where to begin, the end of some frame read before.
         writer_alive: whether someone may still be writing; then a bad last frame means "not yet".
+        from_afar: the writer is on another host, whose writes come here late and in any order: until a segment's seal
+            has come, whatever is bad in it is "not yet".
     """
 
-    def __init__(self, folder: Path, stream: bytes, offset: int = 0, *, writer_alive: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stream: bytes,
+        offset: int = 0,
+        *,
+        writer_alive: Callable[[], bool],
+        from_afar: bool = False,
+    ) -> None:
         self.folder, self.stream, self.offset = Path(folder), stream, offset
         self.identity: dict[str, Any] = {}
         self.ended = False
@@ -203,7 +225,7 @@ class StreamReader:
         self.last_events = b""
         self._bad: tuple[Path, int, str] | None = None
         self._sealed_at = -1
-        self._writer_alive = writer_alive
+        self._writer_alive, self._from_afar = writer_alive, from_afar
         self._segment: _Segment | None = None
         self._listing: tuple[int, int, list[SegmentName]] = (0, -1, [])
         self._first: SegmentName | None = None
@@ -336,6 +358,8 @@ class StreamReader:
         segment.forget()
         if self._step(items, WALK_BYTES):
             return True
+        if self._from_afar and not segment.has_seal(self.stream):
+            return self._go_on(names, items, unfinished=True)
         left = segment.size() - segment.at
         header = segment.header()
         if header is not None and header.stream == self.stream:
@@ -350,8 +374,11 @@ class StreamReader:
         data = bytes(segment.look(segment.at, length))
         return (frame.MAGIC + bytes([frame.VERSION])).startswith(data[:5]) and self.stream.startswith(data[8:24])
 
-    def _go_on(self, names: list[SegmentName], items: list[Item]) -> bool:
-        """At a segment's end: the next one that begins at or before our offset, or the gap before the next, or wait."""
+    def _go_on(self, names: list[SegmentName], items: list[Item], *, unfinished: bool = False) -> bool:
+        """At a segment's end: the next one that begins at or before our offset, or the gap before the next, or wait.
+
+        *unfinished*: the rest of this one is on its way to us, so that before the next one there is no gap yet.
+        """
         segment = self._segment
         assert segment is not None
         later = bisect_right(names, segment.name)
@@ -367,7 +394,7 @@ class StreamReader:
             self.ended = segment.sealed or (self._sealed_at == self.offset and not self._writer_alive())
             return False
         # Its first frame will be beyond our offset, and so the loss is named.
-        return self._bridge(names)[0] or self._open(names[later])
+        return self._bridge(names)[0] or (not unfinished and self._open(names[later]))
 
     def _is_rewritten(self, name: SegmentName, names: list[SegmentName]) -> bool:
         """Whether a living writer may go on in a segment that sorts before *name*: a sync failed after a roll."""

@@ -56,8 +56,8 @@ class Writing:
         self.writer.seal(in_order=True)
         self.writer.close()
 
-    def reader(self, offset: int = 0, *, alive: bool = False) -> StreamReader:
-        return StreamReader(self.folder, STREAM, offset, writer_alive=lambda: alive)
+    def reader(self, offset: int = 0, *, alive: bool = False, from_afar: bool = False) -> StreamReader:
+        return StreamReader(self.folder, STREAM, offset, writer_alive=lambda: alive, from_afar=from_afar)
 
 
 @pytest.fixture
@@ -231,6 +231,65 @@ def test_a_bad_last_frame_of_a_living_writer_means_not_yet(writing: Writing) -> 
     assert source.read() == []
     flip(writing.path, size - 1)
     assert steps(source.read()) == [3, 4, 5]
+
+
+def test_from_afar_whatever_is_bad_in_an_unsealed_segment_means_not_yet(writing: Writing) -> None:
+    """A file server may show the fourth frame before the second: zeros stand there meanwhile."""
+    ends = [writing.path.stat().st_size]
+    for _ in range(4):
+        writing.append()
+        ends.append(writing.path.stat().st_size)
+    whole = writing.path.read_bytes()
+    for begin in (ends[1], ends[1] + 40, ends[2] - 9):  # no header, half of one, a body
+        writing.path.write_bytes(whole[:begin] + bytes(ends[2] - begin) + whole[ends[2] :])
+        source = writing.reader(alive=True, from_afar=True)
+        assert steps(source.read()) == [0, 1, 2]
+        assert not source.read()
+        writing.path.write_bytes(whole)
+        seen = source.read()
+        assert steps(seen) == list(range(3, 12))
+        assert not [item for item in seen if isinstance(item, Damage)]
+        source.close()
+
+
+def test_from_afar_a_later_segment_proves_no_gap_while_the_one_before_is_unsealed(writing: Writing) -> None:
+    writing.append()
+    first, good = writing.path, writing.path.stat().st_size
+    writing.append()
+    whole = first.read_bytes()
+    first.write_bytes(whole[:good])
+    writing.begin()
+    writing.append()
+    source = writing.reader(alive=True, from_afar=True)
+    assert steps(source.read()) == [0, 1, 2]
+    assert not source.read()
+    first.write_bytes(whole)
+    assert steps(read_all(source)) == list(range(3, 9))
+
+
+def test_from_afar_damage_in_a_sealed_segment_is_damage(writing: Writing) -> None:
+    writing.append()
+    begin = writing.path.stat().st_size
+    writing.append()
+    writing.append()
+    writing.end()
+    data = bytearray(writing.path.read_bytes())
+    data[begin + frame.HEADER_BYTES] ^= 1
+    writing.path.write_bytes(data)
+    items = read_all(writing.reader(alive=True, from_afar=True))
+    assert steps(items) == [0, 1, 2, 6, 7, 8]
+    assert [(item.events, item.points) for item in items if isinstance(item, Damage)] == [(3, 3)]
+
+
+def test_from_afar_a_torn_tail_is_left_where_a_later_segment_begins_at_the_last_good_byte(writing: Writing) -> None:
+    writing.append()
+    first, good = writing.path, writing.path.stat().st_size
+    with first.open("ab") as file:
+        file.write(b"\xff" * 50)
+    assert first.stat().st_size > good
+    writing.begin()
+    writing.append()
+    assert steps(read_all(writing.reader(alive=True, from_afar=True))) == list(range(6))
 
 
 def test_a_frame_written_twice_is_taken_once(writing: Writing) -> None:
