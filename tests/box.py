@@ -230,11 +230,11 @@ class Box:
         process.terminate()
         assert process.wait(LONG_WAIT_S) == 0, self.agent_log()[-3000:]
 
-    def sync(self, *spools: Path) -> str:
+    def sync(self, *arguments: object, **environment: str) -> str:
         """Carry over what is there; return what was said."""
         done = subprocess.run(
-            [sys.executable, "-m", "trainspool_agent", "sync", *map(str, spools)],
-            env=self._agents_environment(),
+            [sys.executable, "-m", "trainspool_agent", "sync", *map(str, arguments)],
+            env={**self._agents_environment(), **environment},
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -277,6 +277,22 @@ class Box:
         from trainspool_agent import cursor
 
         return not list(self.rings.glob("*.ring")) and all(cursor.load(path).finished for path in self.streams())
+
+
+@contextlib.contextmanager
+def two_hosts(folder: Path) -> Iterator[tuple[Box, Box]]:
+    """Two boxes with rings and an agent of their own, on one spool and one store."""
+    (folder / "a").mkdir()
+    (folder / "b").mkdir()
+    with Box(folder / "a") as one, Box(folder / "b") as other:
+        other.spool, other.store = one.spool, one.store
+        for name, box in (("host-a", one), ("host-b", other)):
+            box.environment |= {
+                "TRAINSPOOL_HOST": name,
+                "TRAINSPOOL_DIR": str(one.spool),
+                "TRAINSPOOL_STORE": str(one.store),
+            }
+        yield one, other
 
 
 def zombies() -> Iterator[str]:

@@ -90,6 +90,11 @@ class Agent:
         """Leave at the next opportunity: finish the turn, write checkpoints."""
         self._stop.set()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop.is_set()
+
     async def run(self) -> None:
         """Take the lock, carry streams until told to stop or done, leave everything consistent.
 
@@ -110,7 +115,7 @@ class Agent:
     # -- start
 
     def _start(self) -> list[asyncio.Task[None]]:
-        _allow_many_files()
+        allow_many_files()
         # A batch lives for a turn and frees itself; by default each one would set off a collection that finds nothing.
         gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
         loop = asyncio.get_running_loop()
@@ -409,7 +414,7 @@ def notify(message: str) -> None:
         sender.send(message.encode())
 
 
-def _allow_many_files() -> None:
+def allow_many_files() -> None:
     """A stream keeps up to three descriptors, a store up to 256."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)

@@ -12,14 +12,16 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from trainspool.errors import SpoolError, UnsafeSpool
+from trainspool.errors import SpoolError, TrainspoolError, UnsafeSpool
 from trainspool.spool import files, frame, layout
-from trainspool.spool.reader import open_owned
+from trainspool.spool.reader import StreamReader, open_owned
 from trainspool.spool.ringfile import read_ring
+from trainspool.spool.ringfolder import ring_folder
 
 POINTERS = "spools"
 POINTER_SUFFIX = ".spool"
 POINTER_BYTES_MAX = 4096
+SKIM_BYTES = 1 << 20
 WATCH_STEP_MS, WATCH_DEBOUNCE_MS = 50, 100
 
 
@@ -119,6 +121,32 @@ def streams(spool: Path, host: str) -> list[Place]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [Place(spool, host, name) for name in sorted(names) if layout.is_stream_name(name)]
+
+
+def streams_of_others(spool: Path, host: str) -> list[Place]:
+    """Return the streams in *spool* of every host but *host*."""
+    try:
+        names = os.listdir(spool / layout.STREAMS)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    others = [name for name in sorted(names) if name != host and layout.is_safe_name(name)]
+    return [place for other in others for place in streams(spool, other)]
+
+
+def stream_end(place: Place) -> int:
+    """Return the stream offset behind what a stream holds now, in segments and ring."""
+    names = layout.segments(place.folder)
+    reader = StreamReader(place.folder, place.stream, names[-1].offset if names else 0, writer_alive=lambda: True)
+    try:
+        while reader.read(SKIM_BYTES):
+            pass
+    except (OSError, TrainspoolError):
+        pass  # whoever carries it says why
+    finally:
+        reader.close()
+    rings_here = ring_folder()
+    in_ring = ring_end(rings_here / f"{place.name}{layout.RING_SUFFIX}") if rings_here else 0
+    return max(in_ring, reader.offset)
 
 
 def check_folder(place: Place) -> None:

@@ -15,6 +15,7 @@ from trainspool_agent.compact import Batch, EventFrame, RunRef, compact
 from trainspool_agent.pace import Pace
 from trainspool_agent.store.errors import RunHeld, RunMoved, StoreRefused
 from trainspool_agent.store.handover import Handover
+from trainspool_agent.store.lease import Leases
 from trainspool_agent.store.writer import FileStore
 from trainspool_agent.tail import Stream, tail
 
@@ -55,6 +56,7 @@ async def _apply(frames: list[EventFrame], stream: Stream, stores: Stores) -> Ba
             raise error  # perhaps back to before these frames
         if isinstance(error, RunHeld):
             pause_s = RETRY_FIRST_S  # it is asked for, so it comes soon
+            stream.note_held(error)
         if not isinstance(error, RunHeld) or time.monotonic() - begun > HELD_SILENTLY_S:
             stream.facts.hold(error)
         await _pause(stream, pause_s)
@@ -108,10 +110,13 @@ class Stores:
     Args:
         boot_id: of this boot: what earlier boots wrote without syncing does not count.
         elsewhere: where runs go whose recorded store can be neither seen nor made; None: they are refused.
+        asks: whether to ask an agent on that host for the runs it carries: see ``Leases``.
     """
 
-    def __init__(self, boot_id: str, elsewhere: Path | None = None) -> None:
-        self._boot_id, self._elsewhere = boot_id, elsewhere
+    def __init__(
+        self, boot_id: str, elsewhere: Path | None = None, asks: Callable[[str], bool] = lambda host: True
+    ) -> None:
+        self._boot_id, self._elsewhere, self._asks = boot_id, elsewhere, asks
         self._open: dict[Path, FileStore] = {}
         self._recorded: dict[str, FileStore] = {}
         self._complained: set[tuple[str, str]] = set()
@@ -138,7 +143,11 @@ class Stores:
         if len(self._open) >= STORES_MAX:
             self._close_one()
         made = self._open[root] = FileStore(
-            root, boot_id=self._boot_id, handed_over=self.on_handed_over, spool_is_ours=True
+            root,
+            boot_id=self._boot_id,
+            leases=Leases(asks=self._asks),
+            handed_over=self.on_handed_over,
+            spool_is_ours=True,
         )
         return made
 

@@ -1,17 +1,18 @@
-"""Carry over what is there, orphans included, then leave; or wait until the running agent has."""
+"""Carry over what is there, orphans included, then leave; or wait until the running agent has.
+
+Then the same for the streams of other hosts in these spools, where their host has no agent: see ``takeover``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trainspool.errors import TrainspoolError
 from trainspool.spool import layout
-from trainspool.spool.reader import StreamReader
 from trainspool.spool.ringfolder import agent_folder, ring_folder
 from trainspool_agent import cursor as cursors
 from trainspool_agent import discover, health
@@ -21,11 +22,11 @@ from trainspool_agent.discover import Place
 from trainspool_agent.liveness import Life
 from trainspool_agent.settings import Settings
 from trainspool_agent.tail import Stream
+from trainspool_agent.takeover import TakenStream, Takeover
 
 POLL_INTERVAL_S = 0.2
 HELD_PATIENCE_S = 3.0
 STALLED_PATIENCE_S = 60.0
-SKIM_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,27 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Others:
+    """What became of other hosts' streams.
+
+    Attributes:
+        hosts: whose streams are not finished.
+        streams: how many were carried up to now, as far as they can be read from here.
+        left: how many their own host's agent carries.
+        unread: how many end in something that cannot be read, yet.
+    """
+
+    hosts: list[str] = field(default_factory=list)
+    streams: int = 0
+    left: int = 0
+    unread: int = 0
+    bytes: int = 0
+    points: int = 0
+
+
+@dataclass(frozen=True)
 class Report:
-    """What a sync came to."""
+    """What a sync came to; of this host's streams, but for *others* and the problems."""
 
     streams: int = 0
     live: int = 0
@@ -58,6 +78,9 @@ class Report:
     by_agent: int | None = None
     """The pid of the agent that did it, None if this process did."""
     problems: list[Problem] = field(default_factory=list)
+    others: Others = Others()
+    stopped: bool = False
+    """It was told to stop before the end."""
 
 
 def sync(settings: Settings, spools: tuple[Path, ...], progress: Callable[[Progress], None]) -> Report:
@@ -72,6 +95,17 @@ def sync(settings: Settings, spools: tuple[Path, ...], progress: Callable[[Progr
         OSError: the agent's folder cannot be used.
     """
     begun = time.monotonic()
+    report = _of_this_host(settings, spools, progress, begun)
+    if report.stopped:
+        return report
+    others, problems = _of_others(settings, spools, progress)
+    took_s = time.monotonic() - begun
+    return replace(report, others=others, problems=[*report.problems, *problems], seconds=took_s)
+
+
+def _of_this_host(
+    settings: Settings, spools: tuple[Path, ...], progress: Callable[[Progress], None], begun: float
+) -> Report:
     while True:
         about = running_agent()
         try:
@@ -94,7 +128,7 @@ def _carry(settings: Settings, spools: tuple[Path, ...], progress: Callable[[Pro
         for place, stream in agent.streams.items():
             if place not in seen:
                 seen[place] = stream
-                begins[place], ends[place] = stream.cursor.offset, end_of(place)
+                begins[place], ends[place] = stream.cursor.offset, discover.stream_end(place)
         progress(_progress(seen, begins, ends))
 
     agent = Agent(settings, spools=spools, until_done=True, on_tick=look)
@@ -104,10 +138,38 @@ def _carry(settings: Settings, spools: tuple[Path, ...], progress: Callable[[Pro
     last = _progress(seen, begins, ends)
     problems = [problem for stream in seen.values() for problem in _problems_of(stream)]
     problems += [Problem(note["where"], note["error"], note["next_step"]) for note in agent.health.notes]
-    return Report(len(seen), len(live), last.done_bytes, last.points, time.monotonic() - begun, None, problems)
+    counted = len(seen), len(live), last.done_bytes, last.points, time.monotonic() - begun
+    return Report(*counted, None, problems, stopped=agent.stopped)
 
 
-def _progress(seen: dict[Place, Stream], begins: dict[Place, int], ends: dict[Place, int]) -> Progress:
+def _of_others(
+    settings: Settings, spools: tuple[Path, ...], progress: Callable[[Progress], None]
+) -> tuple[Others, list[Problem]]:
+    """Carry the streams of hosts without an agent."""
+    seen: dict[Place, TakenStream] = {}
+
+    def look() -> None:
+        begins = {place: stream.begin_offset for place, stream in seen.items()}
+        progress(_progress(seen, begins, {place: stream.end_offset for place, stream in seen.items()}))
+
+    takeover = Takeover(settings, (settings.spool, *spools), look)
+    seen = takeover.streams
+    asyncio.run(takeover.run())
+    taken = [stream for stream in seen.values() if not stream.left_to_agent]
+    problems = [problem for stream in taken for problem in _problems_of(stream)]
+    problems += [Problem(*problem) for problem in takeover.problems]
+    others = Others(
+        sorted({place.host for place in seen}),
+        len(taken),
+        len(seen) - len(taken),
+        sum(stream.unread_bytes > 0 for stream in taken),
+        sum(stream.cursor.offset - stream.begin_offset for stream in taken),
+        sum(stream.facts.points for stream in taken),
+    )
+    return others, problems
+
+
+def _progress(seen: Mapping[Place, Stream], begins: dict[Place, int], ends: dict[Place, int]) -> Progress:
     done = sum(max(0, stream.cursor.offset - begins[place]) for place, stream in seen.items())
     total = sum(max(ends[place], stream.cursor.offset) - begins[place] for place, stream in seen.items())
     return Progress(done, max(done, total), sum(stream.facts.points for stream in seen.values()))
@@ -187,7 +249,7 @@ def _wanted(spools: tuple[Path, ...]) -> dict[Place, int]:
     places = {place for spool in spools for place in discover.streams(spool, host)}
     if rings is not None:
         places |= {ring.place for ring in discover.rings(rings) if ring.place.host == host}
-    return {place: end_of(place) for place in sorted(places) if not cursors.load(place.folder).finished}
+    return {place: discover.stream_end(place) for place in sorted(places) if not cursors.load(place.folder).finished}
 
 
 def _reached(place: Place, facts: dict[str, dict[str, object]]) -> int:
@@ -205,19 +267,3 @@ def _point_to(folder: Path, spool: Path) -> None:
     pointers.mkdir(mode=0o700, exist_ok=True)
     name = hashlib.blake2b(str(spool).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     (pointers / f"{name}{discover.POINTER_SUFFIX}").write_bytes(str(spool).encode("utf-8", "surrogateescape"))
-
-
-def end_of(place: Place) -> int:
-    """Return the stream offset behind what a stream holds now, in segments and ring."""
-    names = layout.segments(place.folder)
-    reader = StreamReader(place.folder, place.stream, names[-1].offset if names else 0, writer_alive=lambda: True)
-    try:
-        while reader.read(SKIM_BYTES):
-            pass
-    except (OSError, TrainspoolError):
-        pass  # whoever carries it says why
-    finally:
-        reader.close()
-    rings = ring_folder()
-    in_ring = discover.ring_end(rings / f"{place.name}{layout.RING_SUFFIX}") if rings else 0
-    return max(in_ring, reader.offset)

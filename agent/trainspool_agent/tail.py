@@ -35,7 +35,7 @@ from trainspool_agent.health import StreamFacts
 from trainspool_agent.liveness import Life, Liveness
 from trainspool_agent.pace import Pace
 from trainspool_agent.store.changes import leaves_unknown_tail
-from trainspool_agent.store.errors import RunMoved
+from trainspool_agent.store.errors import RunHeld, RunMoved
 
 TURN_BYTES = 128 << 10  # what one turn carries: under 20 ms of compaction and store
 PROGRAM_CHARACTERS_MAX = 200
@@ -51,7 +51,7 @@ class Stream:
     def __init__(self, place: Place, ring_folder: Path | None, boot: str) -> None:
         self.place, self.folder, self.name = place, place.folder, place.name
         self.boot = boot
-        self.cursor = cursors.load(self.folder)
+        self.cursor = self._load_cursor()
         self.facts = StreamFacts(place.name, str(place.spool), place.host)
         self.facts.damaged_events, self.facts.damaged_points = self.cursor.damaged_events, self.cursor.damaged_points
         self.dictionary = Dictionary()
@@ -70,6 +70,13 @@ class Stream:
         self.liveness = Liveness(self.folder, self.find_identity, lambda: self.reader.in_order)
         self.reader = self._reader(self.cursor.offset)
 
+    @property
+    def cursor_folder(self) -> Path:
+        return self.folder
+
+    def _load_cursor(self) -> cursors.Cursor:
+        return cursors.load(self.folder)
+
     def _reader(self, offset: int) -> StreamReader:
         return StreamReader(self.folder, self.place.stream, offset, writer_alive=lambda: not self.drained)
 
@@ -86,6 +93,9 @@ class Stream:
         """Have it read again from where its runs' stores have it; one that had ended is to be carried anew."""
         self._rewinding, self.ended = True, False
         self.wake.set()
+
+    def note_held(self, error: RunHeld) -> None:
+        """Another agent carries a run of this stream, for now."""
 
     def check_rewind(self) -> None:
         """Raise RunMoved if it is to be read again."""
@@ -235,7 +245,7 @@ class Stream:
             return
         if force or sync or now - self._saved_at >= CURSOR_INTERVAL_S:
             self.cursor.boot, self._saved_at = self.boot, now
-            cursors.save(self.folder, self.cursor, sync=sync)
+            cursors.save(self.cursor_folder, self.cursor, sync=sync)
             self._unsaved = False
 
     def settle(self, settled: Callable[[RunRef], bool]) -> bool:

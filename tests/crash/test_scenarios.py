@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from box import FINISHED, KILLED, RUNNING, SHARED_MEMORY, Box, Stored, Witness, until
+from box import FINISHED, KILLED, RUNNING, SHARED_MEMORY, Box, Stored, Witness, two_hosts, until
 
 pytestmark = [
     pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="no shared memory here"),
@@ -45,22 +43,6 @@ def check(box: Box, witness: Witness, run_id: str, key: str = "loss") -> Stored:
 def begun(witness: Witness) -> str:
     until(lambda: witness[0] > 20, "points logged")
     return witness.text
-
-
-@contextmanager
-def two_hosts(folder: Path) -> Iterator[tuple[Box, Box]]:
-    """Two boxes with rings and an agent of their own, on one spool and one store."""
-    (folder / "a").mkdir()
-    (folder / "b").mkdir()
-    with Box(folder / "a") as one, Box(folder / "b") as other:
-        other.spool, other.store = one.spool, one.store
-        for name, box in (("host-a", one), ("host-b", other)):
-            box.environment |= {
-                "TRAINSPOOL_HOST": name,
-                "TRAINSPOOL_DIR": str(one.spool),
-                "TRAINSPOOL_STORE": str(one.store),
-            }
-        yield one, other
 
 
 def stop_for(box: Box, pid: int, seconds: float) -> None:

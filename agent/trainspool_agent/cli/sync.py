@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from trainspool_agent.settings import BadSetting, Settings, load
-from trainspool_agent.sync import Progress, Report
+from trainspool_agent.sync import Others, Progress, Report
 from trainspool_agent.sync import sync as carry_over
 
 
@@ -26,6 +26,11 @@ def sync(spools: tuple[Path, ...], spool: Path | None, store: Path | None, as_js
     """Carry everything spooled into its store, runs of dead processes included, then leave.
 
     Where an agent runs, wait until it has done so. Exit status 0: all is carried; 1: something could not be.
+
+    On a spool that several hosts share, this carries the streams of other hosts too, up to now, where no agent of their
+    own does; call it as often as you like, from a login node, say. It writes nothing into their streams: what is in a
+    host's memory alone stays there, and a run whose process died is RUNNING until that host's agent, or sync there,
+    ends it. Where an agent left its runs without a word, this waits up to 45 s to be sure that it is gone.
 
     \b
     Example: trainspool sync
@@ -69,9 +74,27 @@ def _summary(report: Report) -> str:
     lines = [_what_was_done(report)]
     if report.live:
         lines.append(f"{_count(report.live, 'stream')} still being written: carried up to now.")
+    lines += _about_others(report.others)
     for problem in report.problems:
         lines.append(f"not carried: {problem.where}: {problem.what}\n  next: {problem.next_step}")
     return "\n".join(lines)
+
+
+def _about_others(others: Others) -> list[str]:
+    lines = []
+    if others.streams:
+        carried = f"{_count(others.streams, 'stream')}, {others.bytes / 1e6:.1f} MB, {others.points:,} points"
+        lines.append(f"of other hosts ({_names(others.hosts)}): {carried}, carried up to now.")
+    if others.unread:
+        many = _count(others.unread, "stream")
+        lines.append(f"{many} of other hosts end in something that cannot be read yet: half written, or damaged.")
+    if others.left:
+        lines.append(f"{_count(others.left, 'stream')} of other hosts left to the agents there.")
+    return lines
+
+
+def _names(hosts: list[str]) -> str:
+    return ", ".join(hosts if len(hosts) <= 5 else [*hosts[:4], f"and {len(hosts) - 4} more"])
 
 
 def _what_was_done(report: Report) -> str:

@@ -23,11 +23,14 @@ class Refused(TrainspoolError):
 
 
 class RunHeld(TrainspoolError):
-    """Another agent carries this run; it is asked to let go, so try again soon."""
+    """Another agent carries this run; it is asked to let go, so try again soon.
 
-    def __init__(self, run_id: str, by: str) -> None:
-        super().__init__(run_id, by)
-        self.run_id, self.by = run_id, by
+    *alive_on*: the host of that agent, if it was seen to count up while we waited; None: it may be gone.
+    """
+
+    def __init__(self, run_id: str, by: str, alive_on: str | None = None) -> None:
+        super().__init__(run_id, by, alive_on)
+        self.run_id, self.by, self.alive_on = run_id, by, alive_on
 
     def __str__(self) -> str:
         return f"run {self.run_id} is carried by {self.by}. Kept: every event, in the spool. Next: wait, it comes soon"

@@ -59,12 +59,19 @@ class Leases:
     Args:
         holder: who we are, ``this_process()`` if not given.
         is_gone: whether a holder's process is known not to run any more.
+        asks: whether to ask a holder on that host to let go; by default every one. A lease that lapses is taken anyway.
     """
 
-    def __init__(self, holder: Holder | None = None, is_gone: Callable[[Holder], bool] | None = None) -> None:
+    def __init__(
+        self,
+        holder: Holder | None = None,
+        is_gone: Callable[[Holder], bool] | None = None,
+        asks: Callable[[str], bool] = lambda host: True,
+    ) -> None:
         self._me = holder or this_process()
         self._me_text = json.dumps(self._me).encode()
         self._is_gone = is_gone or (lambda other: process_of(other) is Process.GONE)
+        self._asks = asks
         self._held: dict[str, _Held] = {}
         self._seen: dict[str, tuple[Any, float]] = {}  # another's lease as it was, and since when
         self._yielded: dict[str, float] = {}
@@ -96,6 +103,7 @@ class Leases:
             return
         if self._leaves_it_to_another(run_id, folder):
             raise RunHeld(run_id, "another agent that asked for it")
+        before, _ = self._seen.get(run_id, (None, 0.0))
         with _alone(folder) as alone:
             lease = _read(f"{folder}/{FILE}")
             if alone and self._is_free(run_id, lease):
@@ -106,10 +114,12 @@ class Leases:
                 if (_read(f"{folder}/{WISH}") or {}).get("holder") == self._me:
                     remove(f"{folder}/{WISH}")
                 return
-        if wish:
+        other = (lease or {}).get("holder") or {}
+        host = str(other.get("host"))
+        if wish and self._asks(host):
             self._wish(folder)
-        other = (lease or {}).get("holder", {})
-        raise RunHeld(run_id, f"the agent with pid {other.get('pid')} on host {other.get('host')}")
+        counts = before is not None and before != lease and before.get("holder") == other
+        raise RunHeld(run_id, f"the agent with pid {other.get('pid')} on host {host}", host if counts else None)
 
     def release(self, run_id: str) -> None:
         """Let go of a run; whatever we know of it must be in its checkpoint. Raises OSError: it lapses by itself."""

@@ -240,6 +240,11 @@ class StreamReader:
         """The segment being read, else the folder: where to look when something is wrong."""
         return self._segment.path if self._segment else self.folder
 
+    @property
+    def unread_bytes(self) -> int:
+        """What stands behind the last whole frame of the segment being read: a torn tail, more to come, or damage."""
+        return max(0, self._segment.size() - self._segment.at) if self._segment else 0
+
     def read(self, limit_bytes: int = READ_BYTES) -> list[Item]:
         """Return what is there now, in order, about *limit_bytes* of events at most; empty if there is nothing new.
 
