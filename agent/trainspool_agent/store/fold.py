@@ -143,11 +143,7 @@ class MetricFile:
             self._create(data, work)
             begin = 0
         else:
-            try:
-                _write_whole(self.fd, data, self.length)
-            except OSError:
-                self._loaded = False  # whole lines of ours may be there, if what was begun could not be cut off, either
-                raise
+            self._write(data)
             begin = os.lseek(self.fd, 0, os.SEEK_CUR) - len(data)
         if begin != self.length:  # another writer came between
             self.learn_growth()
@@ -170,7 +166,7 @@ class MetricFile:
         begin, fd, data, top = self.length, self.fd, lines.data, lines.high
         if lines.low <= self.top or fd < 0 or self._indexed != begin or os.lseek(fd, 0, os.SEEK_END) != begin:
             return False
-        _write_whole(fd, data, begin)
+        self._write(data)
         end = os.lseek(fd, 0, os.SEEK_CUR)
         if end - begin != len(data):  # another writer came between
             self.learn_growth()
@@ -183,6 +179,13 @@ class MetricFile:
             blocks.append(Block(begin, end, lines.low, top))
             self._indexed = end
         return True
+
+    def _write(self, data: bytes) -> None:
+        try:
+            _write_whole(self.fd, data, self.length)
+        except OSError:
+            self._loaded = False  # whole lines of ours may be there, if what was begun could not be cut off, either
+            raise
 
     def unclaim(self, admitted: Admitted | None, begin: int) -> None:
         """The same events come again: what they put behind *begin*, and what they claimed, is free again."""

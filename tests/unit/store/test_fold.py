@@ -162,8 +162,9 @@ def test_a_short_write_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.M
     file.close()
 
 
+@pytest.mark.parametrize("the_short_way", [False, True])
 def test_whole_lines_of_a_write_that_could_not_be_taken_back_are_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, the_short_way: bool
 ) -> None:
     file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
     write(file, [(1, 0, 1.0)], tmp_path)
@@ -172,7 +173,7 @@ def test_whole_lines_of_a_write_that_could_not_be_taken_back_are_ours(
         patch.setattr(files.fs, "append", lambda fd, data: os.write(fd, data[:11]))
         patch.setattr(files.fs, "truncate", _fail)
         with pytest.raises(OSError, match="nothing works"):
-            write(file, points, tmp_path)
+            file.append_rising(points) if the_short_way else write(file, points, tmp_path)
     assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n2 2.0 0\n3 3"
     file.learn_growth()
     admitted = file.admit(points)
