@@ -7,4 +7,6 @@ def warn(message: str, *arguments: object, traceback: bool = False) -> None:
     """Log a warning: odd, or counted; training goes on. *traceback*: with the exception being handled."""
     import logging  # importing trainspool has a budget of 50 ms, and most processes have nothing to say
 
-    logging.getLogger("trainspool").warning(message, *arguments, exc_info=traceback)
+    # As text: whoever keeps the record of an exception keeps its traceback, and with it a pump, a ring, descriptors.
+    texts = [str(one) if isinstance(one, BaseException) else one for one in arguments]
+    logging.getLogger("trainspool").warning(message, *texts, exc_info=traceback)

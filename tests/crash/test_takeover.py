@@ -1,7 +1,7 @@
-"""A spool that hosts share: `sync` on one carries the streams of another that has no agent (any more), and does no harm.
+"""A spool that hosts share: `sync` on one carries the streams of another that has no agent (any more); no harm is done.
 
-Host A trains, host B is a login node. Here both are this machine, by two names, with rings and agents of their own; where
-it matters B believes in another boot, so that A's processes mean nothing to it, as on another machine.
+Host A trains, host B is a login node. Here both are this machine, by two names, with rings and agents of their own.
+Where it matters B believes in another boot, so that A's processes mean nothing to it, as on another machine.
 """
 
 from __future__ import annotations
