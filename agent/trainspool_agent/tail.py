@@ -60,6 +60,7 @@ class Stream:
         self.closing = self.waiting = self.drained = self.ended = self._rewinding = False
         self.damages: list[Damage] = []
         self._position: Callable[[RunRef], int] = lambda run: 0
+        self._applied_to = -1
         self._counted_to = self.cursor.offset  # damage before it is counted already
         self._ring_folder = ring_folder
         self._ring: RingView | None = None
@@ -86,6 +87,7 @@ class Stream:
         behind = (max(first, position(run)) for run, first in self.cursor.runs.items())
         self.reader.close()
         self.reader = self._reader(min([self.cursor.offset, *behind]))
+        self._applied_to = self.reader.offset
         self.dictionary = Dictionary()
         self.damages.clear()
 
@@ -199,6 +201,7 @@ class Stream:
         for run in (*batch.runs, *batch.known):  # known may mean: until the next power cut
             cursor.runs.setdefault(run, batch.begin)
         cursor.offset = max(cursor.offset, batch.end)
+        self._applied_to = self.reader.offset
         facts.stored, facts.written = cursor.offset, max(facts.written, self.reader.offset)
         facts.events += batch.events
         facts.points += sum(changes.point_count for changes in batch.runs.values())
@@ -250,6 +253,8 @@ class Stream:
 
     def settle(self, settled: Callable[[RunRef], bool]) -> bool:
         """Forget the runs that are durable for good; whether that finishes the stream, which then is written down."""
+        if not self._has_caught_up:
+            return False
         if done := [run for run in self.cursor.runs if settled(run)]:
             for run in done:
                 del self.cursor.runs[run]
@@ -259,6 +264,12 @@ class Stream:
             self.cursor.finished = True
             self.save_cursor(sync=True)
         return self.cursor.finished
+
+    @property
+    def _has_caught_up(self) -> bool:
+        """Whether it brings nothing again that a store had lost: until then that store calls too little durable."""
+        all_read = self.waiting or self.ended  # there may be less than the cursor says: a power cut, retention
+        return not self._rewinding and (all_read or self._applied_to >= self.cursor.offset)
 
     def look_at_ring(self, *, may_be_new: bool) -> None:
         """Refresh what the ring says: how much is written, what was dropped; and find a ring made anew."""

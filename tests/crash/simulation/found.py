@@ -79,4 +79,12 @@ FOUND: tuple[tuple[str, int, int, str], ...] = (
         "turn 1055626400, start agent 939374315, kill agent 2020506762, log 2918451841, "
         "new writer 1695856204",
     ),
+    (
+        "a run was settled between an agent's word to go back for it and its going back",
+        209518043,
+        2,
+        "new writer 2239371768, log 1330795069, turn 3464703312, start agent 3925806141, kill writer 2384471125,"
+        "new writer 3391448569, start agent 3132730205, fill ring 2435006024, stop agent 4129713254, turn 3740379330,"
+        "kill agent 2968634006, start agent 4253066045",
+    ),
 )
