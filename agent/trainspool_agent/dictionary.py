@@ -18,6 +18,7 @@ from trainspool_agent.store.limits import (
     DEFINITIONS_WEIGHT_MAX,
     ENDED_RUNS_REMEMBERED,
     RUN_TEXTS_CHARACTERS_MAX,
+    RUNS_OPEN_MAX,
 )
 
 _ID_END = 1 << 32
@@ -42,6 +43,7 @@ class Dictionary:
         self.keysets: dict[int, tuple[str, ...]] = {}
         self.runs: dict[int, RunRef] = {}
         self._ended: OrderedDict[int, None] = OrderedDict()
+        self._open: set[int] = set()  # of the runs it owns
         self._weight = 0  # of all meanings; a key set weighs eight for each key, as much as a pointer
 
     def learn(self, definitions: bytes) -> None:
@@ -73,12 +75,16 @@ class Dictionary:
             if len(store) + len(experiment_id or "") + len(experiment_name or "") > RUN_TEXTS_CHARACTERS_MAX:
                 raise ValueError(f"a run in a store or experiment of more than {RUN_TEXTS_CHARACTERS_MAX} characters")
             ref = RunRef(run_id, text_of(store), optional_of(experiment_id), optional_of(experiment_name), bool(owner))
+            if ref.owner and number not in self._open and len(self._open) >= RUNS_OPEN_MAX:
+                raise ValueError(f"more than {RUNS_OPEN_MAX} runs open in one stream")
             self._put(self.runs, number, ref)
             self._ended.pop(number, None)
+            (self._open.add if ref.owner else self._open.discard)(number)
 
     def end(self, number: int) -> None:
         """The stream ended this run: its number is kept a while, in case it is used without being defined anew."""
         self._ended[number] = None
+        self._open.discard(number)
         while len(self._ended) > ENDED_RUNS_REMEMBERED:
             self.runs.pop(self._ended.popitem(last=False)[0], None)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from trainspool.spool import events as ev
 from trainspool_agent.compact import Batch, Dictionary, EventFrame, RunRef, compact
 from trainspool_agent.store.changes import RunChanges
+from trainspool_agent.store.limits import RUNS_OPEN_MAX
 
 RUN, OTHER = "a" * 32, "b" * 32
 
@@ -199,6 +200,23 @@ def test_definitions_taught_apart_give_events_their_meaning() -> None:
     data = ev.pack(ev.POINTS, 0, 0, T0, 0, ev.doubles(2).pack(1.0, 2.0))
     batch = compact([EventFrame(100, 100 + len(data), data)], dictionary, "s", lambda run: 0)
     assert len(only(batch).points["a"]) == 2
+
+
+def test_a_stream_owns_so_many_open_runs_and_no_more() -> None:
+    dictionary = Dictionary()
+
+    def define(number: int, owner: bool = True) -> None:
+        dictionary.define([ev.DEFINE_RUN, number, f"{number:032x}", owner, "/s", "7", None])
+
+    for number in range(RUNS_OPEN_MAX):
+        define(number)
+    with pytest.raises(ValueError, match="runs open"):
+        define(RUNS_OPEN_MAX)
+    define(0)  # anew
+    define(RUNS_OPEN_MAX + 1, owner=False)
+    dictionary.end(3)
+    define(RUNS_OPEN_MAX)
+    assert len(list(dictionary.open_owned())) == RUNS_OPEN_MAX
 
 
 def test_no_frames_make_an_empty_batch() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 # compact.py: one stream's dictionary
 DEFINITIONS_MAX = 1 << 20  # keys, key sets, runs, each
 DEFINITIONS_WEIGHT_MAX = 64 << 20  # characters of keys and runs, eight for each key of a key set
+RUNS_OPEN_MAX = 1024  # that one stream owns and has not ended: its epitaph makes and ends them all, if need be
 RUN_TEXTS_CHARACTERS_MAX = 16384  # store and experiment of one run
 UNKNOWN_KINDS_MAX = 32  # told apart; the rest is counted together
 ENDED_RUNS_REMEMBERED = 4096  # run definitions kept after the run's end in that stream

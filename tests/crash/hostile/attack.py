@@ -16,6 +16,7 @@ class Attack:
     Attributes:
         harmless: nothing has to be said: what was asked for is legal after all.
         mlflow_cannot: what MLflow chokes on was in the store before us.
+        loses_name: something outside has a name in the store, which is replaced there.
         holds_store: it stands in the store, in the way of every run: all is refused, said, and kept in the spool.
     """
 
@@ -24,6 +25,7 @@ class Attack:
     harmless: bool = False
     mlflow_cannot: bool = False
     holds_store: bool = False
+    loses_name: bool = False
     leaks: Callable[[Scene], list[Path]] = field(default=lambda scene: [])
 
 
@@ -31,10 +33,16 @@ class Corpus(list[Attack]):
     """Attacks of one kind; ``@corpus.add(...)`` above a function that builds one."""
 
     def add(
-        self, name: str, *, harmless: bool = False, mlflow_cannot: bool = False, holds_store: bool = False
+        self,
+        name: str,
+        *,
+        harmless: bool = False,
+        mlflow_cannot: bool = False,
+        holds_store: bool = False,
+        loses_name: bool = False,
     ) -> Callable[[Callable[[Scene], None]], Callable[[Scene], None]]:
         def note(build: Callable[[Scene], None]) -> Callable[[Scene], None]:
-            self.append(Attack(name, build, harmless, mlflow_cannot, holds_store))
+            self.append(Attack(name, build, harmless, mlflow_cannot, holds_store, loses_name))
             return build
 
         return note

@@ -158,15 +158,19 @@ class Scene:
 
     # -- what is there
 
-    def outside(self) -> dict[str, tuple[Any, ...]]:
-        """Everything in the box that is not spool, store or rings, as it stands; its bytes without touching atime."""
+    def outside(self, *, names: bool = True) -> dict[str, tuple[Any, ...]]:
+        """Everything in the box that is not spool, store or rings, as it stands; its bytes without touching atime.
+
+        *names*: how many names a file has counts, too.
+        """
+        seen = [name for name in _SEEN if names or name not in ("st_nlink", "st_ctime_ns")]
         found = {}
         for path in sorted(self.folder.rglob("*")):
             top = path.relative_to(self.folder).parts[0]
             if top in ("spool", "mlruns", "state", "replayed") or top.startswith(("hostile-spool", "hostile-store")):
                 continue
             info = path.lstat()
-            facts = tuple(getattr(info, name) for name in _SEEN)
+            facts = tuple(getattr(info, name) for name in seen)
             if not stat.S_ISREG(info.st_mode):
                 facts = (*facts[:-1], 0)  # looking at a folder is no harm
             found[str(path)] = facts

@@ -124,7 +124,9 @@ for _case in [
     for how in ("symlink", "fifo", "device", "hard link")
     if (name, how) != ("metrics/loss", "hard link")  # ours by its owner, and appended to in place
 ]:
-    CORPUS.add(f"{_case[1]} in place of {_case[0]}", harmless=True, mlflow_cannot=True)(
+    CORPUS.add(
+        f"{_case[1]} in place of {_case[0]}", harmless=True, mlflow_cannot=True, loses_name=_case[1] == "hard link"
+    )(
         lambda scene, case=_case: _file(scene, case)  # type: ignore[misc]
     )
 
@@ -140,7 +142,7 @@ def _above(scene: Scene, what: str) -> None:
 
 
 for _what in (".trash", "5", "0/.trainspool"):
-    _holds = _what.startswith("0/")
+    _holds = _what != "5"
     CORPUS.add(f"link in place of the store's {_what}", harmless=not _holds, mlflow_cannot=True, holds_store=_holds)(
         lambda scene, what=_what: _above(scene, what)  # type: ignore[misc]
     )
