@@ -7,6 +7,7 @@ MLflow's client.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import mmap
 import os
@@ -149,7 +150,7 @@ class Box:
             "PYTHONFAULTHANDLER": "1",
         }
         self._started: list[subprocess.Popen[bytes]] = []
-        self._count = 0
+        self._numbers = itertools.count(1)
 
     def __enter__(self) -> Box:
         return self
@@ -166,8 +167,7 @@ class Box:
 
     def start(self, program: str, *arguments: object, **environment: str) -> subprocess.Popen[bytes]:
         """Start *program* as a script; its stderr goes to the file that ``stderr_of`` reads."""
-        self._count += 1
-        path = self.folder / f"script{self._count}.py"
+        path = self.folder / f"script{next(self._numbers)}.py"
         path.write_text(program, "utf-8")
         with open(f"{path}.err", "wb") as stderr, open(f"{path}.out", "wb") as stdout:
             process = subprocess.Popen(
@@ -193,8 +193,7 @@ class Box:
         return subprocess.CompletedProcess(process.args, code, out, err)
 
     def witness(self) -> Witness:
-        self._count += 1
-        return Witness(self.folder / f"witness{self._count}")
+        return Witness(self.folder / f"witness{next(self._numbers)}")
 
     # -- agents
 

@@ -117,9 +117,11 @@ class Reader:
         self.reads += 1
 
 
-def torment(box: Box, seed: int, kills: int, scripts: int = 3) -> None:
+def torment(box: Box, seed: int, kills: int, scripts: int = 3, ring_bytes: int = 0) -> None:
     """Kill the agent *kills* times while *scripts* log, then compare with an undisturbed store."""
     rng = random.Random(seed)
+    if ring_bytes:
+        box.environment["TRAINSPOOL_RING_BYTES"] = str(ring_bytes)
     owner = box.start(SHARED)
     shared = until(lambda: Path(f"{owner.args[1]}.out").read_text().strip(), "the shared run")  # type: ignore[index]
     witnesses = [box.witness() for _ in range(scripts)]
@@ -199,3 +201,11 @@ def test_killed_again_and_again_the_store_is_as_if_nothing_had_been(tmp_path: Pa
 def test_agent_killed_a_hundred_times(tmp_path: Path, seed: int) -> None:
     with Box(tmp_path) as box:
         torment(box, seed, 100)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(5))
+@pytest.mark.parametrize("ring_bytes", [0, 1 << 20])
+def test_agent_killed_a_thousand_times_in_ten_parts(tmp_path: Path, seed: int, ring_bytes: int, part: int) -> None:
+    with Box(tmp_path) as box:
+        torment(box, seed + part, 97, scripts=2 + part % 2, ring_bytes=ring_bytes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,15 +112,17 @@ def kill_one(box: Box, rng: random.Random, ring_bytes: int = 0) -> tuple[Witness
     return witness, killed_at
 
 
-def kill_many(box: Box, seed: int, count: int, ring_bytes: int = 0) -> list[Outcome]:
-    """Kill *count* trainers under one agent, one after the other; the last is read by MLflow, too."""
-    rng = random.Random(seed)
+def kill_many(box: Box, seed: int, count: int, ring_bytes: int = 0, *, at_once: int = 1) -> list[Outcome]:
+    """Kill *count* trainers under one agent, *at_once* at a time; the last is read by MLflow, too."""
     agent = box.start_agent()
-    killed: list[tuple[Witness, float]] = []
-    for _ in range(count):
-        witness, killed_at = kill_one(box, rng, ring_bytes)
-        until(lambda run_id=witness.text: box.status_of(run_id) == KILLED, "KILLED")  # type: ignore[misc]
-        killed.append((witness, time.monotonic() - killed_at))
+
+    def kill(number: int) -> tuple[Witness, float]:
+        witness, killed_at = kill_one(box, random.Random(f"{seed} {number}"), ring_bytes)
+        until(lambda: box.status_of(witness.text) == KILLED, "KILLED")
+        return witness, time.monotonic() - killed_at
+
+    with ThreadPoolExecutor(at_once) as pool:
+        killed = list(pool.map(kill, range(count)))
     until(box.is_quiet, "everything is carried and durable")
     outcomes = [judge(box, witness)._replace(marked_s=marked_s) for witness, marked_s in killed]
     run = box.stored_run(killed[-1][0].text)
@@ -195,6 +198,15 @@ def test_killed_a_hundred_times(tmp_path: Path, seed: int, ring_bytes: int) -> N
         outcomes = kill_many(box, seed, 100, ring_bytes=ring_bytes)
     late = [outcome for outcome in outcomes if (outcome.marked_s or 0) > MARKED_S]
     assert not late, late
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("ring_bytes", [0, 262_144, 1 << 20, 32 << 20])
+def test_killed_a_thousand_times_in_eight_parts(tmp_path: Path, seed: int, ring_bytes: int, part: int) -> None:
+    """Two at once, so that one is carried while the other dies; for how soon a death shows, ask the test above."""
+    with Box(tmp_path) as box:
+        kill_many(box, seed + part, 125, ring_bytes=ring_bytes, at_once=2)
 
 
 @pytest.mark.long
