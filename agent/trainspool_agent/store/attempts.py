@@ -88,11 +88,14 @@ class Sessions:
         self._by_start[key] = Session(stream, start.offset, start.time)
 
     def ended(self, stream: str, end: End) -> None:
-        """The last explicit end of a session counts; ends without a start are ignored."""
+        """Of what is open the latest ends; nothing open: the last explicit end counts. Ends without a start don't."""
         begun = [s for s in self._by_start.values() if s.stream == stream and s.offset < end.offset]
+        if any(s.end_offset == end.offset and not s.by_epitaph for s in begun):
+            return  # it comes again
+        opened = [s for s in begun if s.end is None or s.by_epitaph]
         if begun:
-            session = max(begun, key=lambda session: session.offset)
-            if session.end is None or session.by_epitaph or session.end_offset <= end.offset:
+            session = max(opened or begun, key=lambda session: session.offset)
+            if opened or session.end_offset <= end.offset:
                 _close(session, end, by_epitaph=False)
 
     def epitaph(self, stream: str, end: End) -> None:

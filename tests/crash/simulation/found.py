@@ -87,4 +87,10 @@ FOUND: tuple[tuple[str, int, int, str], ...] = (
         "new writer 3391448569, start agent 3132730205, fill ring 2435006024, stop agent 4129713254, turn 3740379330,"
         "kill agent 2968634006, start agent 4253066045",
     ),
+    (
+        "a run that one process started twice and ended twice was never over",
+        485010782,
+        1,
+        "new writer 737943034, start run 2802928560, end run 2514569112, end run 509965105",
+    ),
 )

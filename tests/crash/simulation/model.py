@@ -133,8 +133,10 @@ def _sessions(run_id: str, stream: StreamModel) -> list[tuple[int, float, int]]:
         if said.run == run_id and said.kind == "start":
             found.append((said.time, math.inf, RUNNING))
         elif said.run == run_id and said.kind == "end" and found:
-            start = found[-1][0]
-            found[-1] = start, max(said.time, start), said.what
+            opened = [number for number, (_, end, _) in enumerate(found) if end == math.inf]
+            at = max(opened, default=len(found) - 1)  # the latest that is open, else the last end counts
+            start = found[at][0]
+            found[at] = start, max(said.time, start), said.what
     if stream.ended is not None:
         last = stream.last_time or 0
         found = [(s, max(last, s), stream.ended) if e == math.inf else (s, e, status) for s, e, status in found]

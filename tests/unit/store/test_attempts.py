@@ -78,6 +78,18 @@ def test_an_end_belongs_to_the_latest_start_before_it_and_an_epitaph_to_what_is_
     assert outcome(sessions) == Outcome(KILLED, 1, 5, "z")
 
 
+def test_a_run_started_twice_by_one_process_ends_with_its_second_end() -> None:
+    sessions = Sessions()
+    for _ in range(2):  # and the same again changes nothing
+        sessions.started("s", Start(10, 5, None, None, {}, False))
+        sessions.started("s", Start(11, 6, None, None, {}, True))
+        sessions.ended("s", End(12, 7, FINISHED, None))
+        sessions.ended("s", End(13, 8, FAILED, "why"))
+    assert [(one.offset, one.status, one.end_offset) for one in sessions] == [(5, FAILED, 8), (6, FINISHED, 7)]
+    sessions.ended("s", End(14, 9, FINISHED, None))
+    assert [one.status for one in sessions] == [FAILED, FINISHED]
+
+
 def test_sessions_are_bounded_and_the_start_and_the_latest_attempt_stay() -> None:
     sessions = Sessions()
     for number in range(SESSIONS_MAX + 50):
