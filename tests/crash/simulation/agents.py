@@ -12,8 +12,9 @@ from crash.simulation.world import Host, Killed, World
 
 from trainspool_agent.daemon import Agent
 from trainspool_agent.settings import Settings
+from trainspool_agent.takeover import Takeover
 
-STEPS_MAX = 5000
+TURN_S = 1e-6
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -26,8 +27,8 @@ class _Loop(asyncio.SelectorEventLoop):
 
         def select(timeout: float | None) -> Any:
             found = real(0)
-            if not found and timeout:
-                world.pass_time(timeout)
+            # A turn takes a moment, too: a wait for less than the loop's resolution would else come round for ever.
+            world.pass_time(max(TURN_S, 0 if found else timeout or 0))
             return found
 
         self._selector.select = select  # type: ignore[attr-defined]
@@ -111,13 +112,7 @@ class Carrier:
         """What the kernel does for a process that is gone."""
         self.world.running.pop(self.pid, None)
         agent = self.agent
-        for task in asyncio.all_tasks(self.loop):
-            task.cancel()
-        for _ in range(20):
-            if not asyncio.all_tasks(self.loop):
-                break
-            self.loop.call_soon(self.loop.stop)
-            self.loop.run_forever()
+        _cancel_all(self.loop)
         for stream in agent.streams.values():
             stream.close()
         for store in agent.stores._open.values():
@@ -125,3 +120,35 @@ class Carrier:
         if agent.lock._fd >= 0:
             os.close(agent.lock._fd)
         self.loop.close()
+
+
+def take_over(world: World, host: Host, killed_in: int | None) -> None:
+    """Carry the other hosts' streams from *host* while everyone else stands still; SIGKILL in the midst of it."""
+    pid, loop = world.new_pid(host), _Loop(world)
+    with world.within(host, pid):
+        takeover = Takeover(Settings(world.spool), (world.spool,), lambda: None)
+        world.kill_in(killed_in)
+        try:
+            loop.run_until_complete(takeover.run())
+        except Killed:
+            world.kill_in(0)
+        with contextlib.suppress(Killed):
+            _cancel_all(loop)
+        world.kill_in(None)
+        assert not takeover.problems, takeover.problems
+    world.running.pop(pid)
+    for stream in takeover.streams.values():
+        stream.close()
+    for store in takeover._stores._open.values():
+        store._memory.close()
+    loop.close()
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    for _ in range(20):
+        if not asyncio.all_tasks(loop):
+            break
+        loop.call_soon(loop.stop)
+        loop.run_forever()

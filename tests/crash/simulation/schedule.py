@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from crash.simulation.agents import Carrier
+from crash.simulation.agents import Carrier, take_over
 from crash.simulation.foreign import Foreigner
 from crash.simulation.judge import Reader, check_run
 from crash.simulation.model import FAILED, FINISHED, expected
@@ -317,8 +317,8 @@ def _reboot(play: _Play, rng: random.Random) -> None:
             writer.lose_ring(play.world.spool)
     if host.name in play.agents:
         play.lose(play.agents[host.name])
-    for path in host.rings.iterdir():
-        path.unlink()
+    shutil.rmtree(host.rings)
+    host.rings.mkdir(mode=0o700)
     host.boots += 1
 
 
@@ -358,6 +358,12 @@ def _replay(play: _Play, rng: random.Random) -> None:
             replay([places], play.world.store, Wanted(), again=again, progress=lambda _: None)
 
 
+def _take_over(play: _Play, rng: random.Random) -> None:
+    """`sync` on one machine, for the others: their agents, if any, stand still for longer than a lease."""
+    if play.world.spool.is_dir():
+        take_over(play.world, play.host(rng), rng.choice((None, None, rng.randrange(40), rng.randrange(300))))
+
+
 STEPS: dict[str, tuple[int, Callable[[_Play, random.Random], None]]] = {
     "new writer": (6, _new_writer),
     "start run": (5, _start_run),
@@ -382,4 +388,5 @@ STEPS: dict[str, tuple[int, Callable[[_Play, random.Random], None]]] = {
     "clock jump": (1, _clock_jump),
     "foreign": (3, _foreign),
     "replay": (2, _replay),
+    "take over": (3, _take_over),
 }

@@ -177,11 +177,16 @@ def simulated() -> Iterator[None]:
     for module in ("stream", "runtexts", "artifacts", "pump"):
         replaced[f"trainspool.{module}.warn"] = lambda *_, **__: None
     for module in ("trainspool.stream", "trainspool_agent.daemon"):
+
+    for module in ("stream", "autostart"):
+        replaced[f"trainspool.{module}.warn" if module == "stream" else "trainspool.run.warn"] = lambda *_, **__: None
+    replaced["trainspool.pump.warn"] = lambda *_, **__: None
+    for module in ("trainspool.stream", "trainspool_agent.daemon", "trainspool_agent.discover"):
         replaced[f"{module}.ring_folder"] = lambda: world().here.rings
-    for module in ("daemon", "agentlock", "replay.guard", "look.spool"):
+    for module in ("daemon", "agentlock", "replay.guard", "look.spool", "takeover"):
         replaced[f"trainspool_agent.{module}.agent_folder"] = lambda: world().here.rings
     replaced["trainspool.autostart.agent_folder"] = lambda: world().here.rings
-    for module in ("daemon", "drain", "replay"):
+    for module in ("daemon", "drain", "replay", "takeover"):
         replaced[f"trainspool_agent.{module}.boot_id"] = lambda: world().here.boot
     with contextlib.ExitStack() as stack:
         for target, value in replaced.items():
