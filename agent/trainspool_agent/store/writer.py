@@ -123,6 +123,7 @@ class FileStore:
             written: list[_Written] = []
             try:
                 self._expect_artifacts(state, changes, stream, str(staging), end)
+                self._check_hold(state)  # we may have been stopped in what took long, and our word be an old one
                 self._write_texts(state, changes, stream, str(staging), applied)
                 self._write_points(state, changes.points, applied, written)
                 self._take_sessions(state, changes, stream)
@@ -132,8 +133,7 @@ class FileStore:
                 for file, admitted, begin in written:
                     file.unclaim(admitted, begin)
                 raise
-            if state is not self._memory.peek(run.run_id):
-                raise RunMoved(run.run_id)  # we were stopped for so long that another agent took the run
+            self._check_hold(state)
             self._commit(state, changes, stream, end, applied)
         self.handover.wake()
         return applied
@@ -164,6 +164,11 @@ class FileStore:
         # A checkpoint of another machine's boot may not count here: ours must be newer than that one, too.
         state.serial = max(state.serial, checkpoint.last_serial(state.folder))
         return state
+
+    def _check_hold(self, state: RunState) -> None:
+        """Raise RunMoved if we were stopped for so long that another agent took the run."""
+        if state is not self._memory.peek(state.run_id) or not self._leases.has(state.run_id):
+            raise RunMoved(state.run_id)
 
     def _hold_new(self, state: RunState, experiment: Experiment) -> None:
         """Be the one that carries a run whose folder is there by now, unless another was faster."""

@@ -93,4 +93,11 @@ FOUND: tuple[tuple[str, int, int, str], ...] = (
         1,
         "new writer 737943034, start run 2802928560, end run 2514569112, end run 509965105",
     ),
+    (
+        "an agent that stood still in the middle of a batch put an old tag over a newer one",
+        1377507497,
+        2,
+        "start agent 535510978, new writer 3430410611, log 2836653852, log 3746343981, turn 4258470324,"
+        "agent tick 2483758712, log 2364255702, turn 3139617415, take over 2549264203",
+    ),
 )
