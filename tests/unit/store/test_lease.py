@@ -121,6 +121,37 @@ def test_a_lease_that_is_gone_or_anothers_is_lost(folder: str, clock: Clock) -> 
         assert (path.read_bytes() if path.exists() else None) == theirs
 
 
+def test_who_waits_is_told_on_which_host_a_count_rises(folder: str, clock: Clock) -> None:
+    one, other = agent("a"), agent("b")
+    one.take(RUN, folder)
+    told = []
+    for _ in range(3):
+        with pytest.raises(RunHeld) as held:
+            other.take(RUN, folder)
+        told.append(held.value.alive_on)
+        clock.now += REFRESH_S
+        one.refresh()
+    assert told == [None, "a", "a"]
+    with pytest.raises(RunHeld):
+        other.take(RUN, folder)
+    with pytest.raises(RunHeld) as held:
+        other.take(RUN, folder)
+    assert held.value.alive_on is None, "the same count as at the last look"
+
+
+def test_whom_we_leave_alone_is_not_asked_and_lapses_all_the_same(folder: str, clock: Clock) -> None:
+    one, other = agent("a"), Leases({"host": "b", "pid": 1}, lambda other: False, asks=lambda host: host != "a")
+    one.take(RUN, folder)
+    with pytest.raises(RunHeld):
+        other.take(RUN, folder)
+    clock.now += HOLD_S
+    one.refresh()
+    assert not one.asked
+    clock.now += LEASE_S
+    other.take(RUN, folder)
+    assert other.has(RUN)
+
+
 def test_who_is_asked_lets_go_and_stands_back(folder: str, clock: Clock) -> None:
     one, other = agent("a"), agent("b")
     one.take(RUN, folder)
