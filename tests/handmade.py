@@ -80,6 +80,21 @@ class Stream:
     def artifact(self, run: int, path: str, staged: str, size: int = 0) -> None:
         self.event(ev.ARTIFACT, run, self.tick(), path, staged, size, 0o644)
 
+    def media(self, run: int, path: str, staged: str, size: int, *, time: int | None = None, **about: Any) -> None:
+        self.event(ev.MEDIA, run, self.tick() if time is None else time, path, staged, size, about)
+
+    def dataset(self, run: int, *, time: int | None = None, tags: dict[str, str] | None = None, **more: Any) -> None:
+        about = {
+            "name": "digits",
+            "digest": "5e1f",
+            "source_type": "local",
+            "source": "{}",
+            "schema": None,
+            "profile": None,
+        }
+        flat = [text for pair in (tags or {}).items() for text in pair]
+        self.event(ev.INPUT, run, self.tick() if time is None else time, {**about, **more}, flat)
+
     def epitaph(self, status: int = ev.KILLED, reason: str | None = "killed by signal 9") -> None:
         self.event(ev.EPITAPH, self.tick(), status, reason)
 

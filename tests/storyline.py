@@ -9,16 +9,20 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from wholeway import WALL, World
 
 from trainspool import artifacts as artifacts_module
 from trainspool import complaints
+from trainspool import media as media_module
 from trainspool import runtexts as runtexts_module
 from trainspool.run import Run
 from trainspool.stream import stream
 
 BIG = "x" * 40_000  # beyond what goes through the ring, so it is staged
+PIXELS = (np.arange(300) % 256).astype(np.uint8).reshape(10, 10, 3)
+DATASET = {"name": "digits", "digest": "5e1f", "source_type": "local", "source": "{}"}
 
 
 class Call(NamedTuple):
@@ -90,6 +94,10 @@ class Story:
         self._next()
         run.log_text(f"notes of round {number}\n" * 50, f"notes/{number}.txt")
         self.logged.note("artifacts", 1, f"notes/{number}.txt", f"notes of round {number}\n" * 50)
+        self._next()
+        run.log_image(PIXELS, f"pictures/{number}.png")
+        self._next()
+        run.log_input(DATASET, context=f"round {number}")
         world.turn()
         world.run_agent(0.6)
         self._points(run)
@@ -140,7 +148,7 @@ class Story:
 
     def _watch_staging(self, patch: pytest.MonkeyPatch) -> None:
         """Note what the spool could not take: those calls warned, and nothing else is owed for them."""
-        for module in (artifacts_module, runtexts_module):
+        for module in (artifacts_module, media_module, runtexts_module):
             patch.setattr(module, "warn", self._note_warning)
 
     def _note_warning(self, text: str, *arguments: object) -> None:

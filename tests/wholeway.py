@@ -22,6 +22,7 @@ import pytest
 from faults import Killed
 
 from trainspool import artifacts as artifacts_module
+from trainspool import media as media_module
 from trainspool import pump as pump_module
 from trainspool import run as run_module
 from trainspool import runevents as runevents_module
@@ -122,7 +123,7 @@ class World:
     def _set_time(self) -> None:
         patch = self._patch
         patch.setattr(time, "monotonic", self.clock.monotonic)
-        for module in (run_module, runevents_module, runtexts_module, artifacts_module):
+        for module in (run_module, runevents_module, runtexts_module, artifacts_module, media_module):
             patch.setattr(module, "_time_ns", self.clock.time_ns)
         patch.setattr(asyncio, "to_thread", _inline)
         patch.setattr(handover_module, "in_idle_thread", _inline)

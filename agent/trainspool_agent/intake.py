@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainspool.spool import events as ev
-from trainspool_agent.store.changes import Artifact, End, ExperimentChange, Gap, RunChanges, StagedTag, Start, Text
+from trainspool_agent.store.changes import (
+    Artifact,
+    End,
+    ExperimentChange,
+    Gap,
+    Input,
+    RunChanges,
+    StagedTag,
+    Start,
+    Text,
+)
 
 MALFORMED = (AttributeError, TypeError, ValueError, LookupError, OverflowError, struct.error)
 
@@ -53,6 +63,21 @@ def _on_artifact(changes: RunChanges, fields: list[Any], offset: int) -> None:
     changes.artifacts.append(Artifact(*said, text_of(how), time_of(mtime_ns), known))
 
 
+def _on_media(changes: RunChanges, fields: list[Any], offset: int) -> None:
+    time, path, staged, size, about = fields[:5]
+    text_of(about["form"])
+    said = text_of(path), text_of(staged), time_of(size), 0o644, time_of(time), offset
+    changes.artifacts.append(Artifact(*said, about=about))
+
+
+def _on_input(changes: RunChanges, fields: list[Any], offset: int) -> None:
+    time, about, flat = fields[:3]
+    name, digest, source_type, source = (text_of(about[one]) for one in ("name", "digest", "source_type", "source"))
+    schema, profile = optional_of(about.get("schema")), optional_of(about.get("profile"))
+    tags = {text_of(key): text_of(value) for key, value in by_twos(flat)}
+    changes.inputs.append(Input(name, digest, source_type, source, schema, profile, tags, time_of(time), offset))
+
+
 def _on_gap(changes: RunChanges, fields: list[Any], offset: int) -> None:
     _, points, dropped_events = fields[:3]
     changes.gap = Gap(time_of(points), time_of(dropped_events))
@@ -70,6 +95,8 @@ HANDLERS: dict[int, Callable[[RunChanges, list[Any], int], None]] = {
     ev.PARAMS: _on_params,
     ev.TAGS: _on_tags,
     ev.ARTIFACT: _on_artifact,
+    ev.MEDIA: _on_media,
+    ev.INPUT: _on_input,
     ev.GAP: _on_gap,
     ev.STAGED_TAG: _on_staged_tag,
 }

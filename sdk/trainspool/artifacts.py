@@ -109,7 +109,7 @@ class RunArtifacts(RunTexts):
         """Log *text* as the artifact file of that path."""
         content = storable(text).encode(errors="surrogateescape")
         target = staging.check_artifact_path(artifact_file)
-        self._stage(target, lambda folder: (staging.write(content, folder), None))
+        self._stage_written(target, lambda folder: staging.write(content, folder))
 
     def log_dict(self, dictionary: Any, artifact_file: str) -> None:
         """Log *dictionary* as the artifact file of that path: YAML if it ends in .yml or .yaml, else JSON."""
@@ -141,6 +141,9 @@ class RunArtifacts(RunTexts):
         for target, copy in copies:
             stream.captures.submit(self._copying(target, copy), handle)
         return handle
+
+    def _stage_written(self, artifact_path: str, write: Callable[[str], Staged]) -> None:
+        self._stage(artifact_path, lambda folder: (write(folder), None))
 
     def _stage(self, artifact_path: str, capturing: _CapturingInto) -> tuple[Staged | None, Callable[[], Any] | None]:
         """Capture content into the stream's staging folder, then say so; what is returned beside it is still to do."""

@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -371,6 +371,91 @@ def log_text(text: str, artifact_file: str, run_id: str | None = None) -> None:
 def log_dict(dictionary: Any, artifact_file: str, run_id: str | None = None) -> None:
     """Log *dictionary* as an artifact file, JSON or YAML by its extension."""
     _run_for(run_id).log_dict(dictionary, artifact_file)
+
+
+def log_image(
+    image: Any,
+    artifact_file: str | None = None,
+    key: str | None = None,
+    step: int | None = None,
+    timestamp: int | None = None,
+    synchronous: bool | None = False,
+) -> None:
+    """Log a picture, as a file or by *key* and *step* into the image grid; see ``Run.log_image``."""
+    _run_for(None).log_image(image, artifact_file, key, step, timestamp)
+
+
+def log_figure(figure: Any, artifact_file: str, *, save_kwargs: Mapping[str, Any] | None = None) -> None:
+    """Log a figure of matplotlib or plotly as it is now; see ``Run.log_figure``."""
+    _run_for(None).log_figure(figure, artifact_file, save_kwargs=save_kwargs)
+
+
+def log_table(data: Any, artifact_file: str, run_id: str | None = None) -> None:
+    """Add rows to a table; see ``Run.log_table``."""
+    _run_for(run_id).log_table(data, artifact_file)
+
+
+def load_table(
+    artifact_file: str, run_ids: Sequence[str] | None = None, extra_columns: Sequence[str] | None = None
+) -> Any:
+    """Return a table's rows, of these runs or of all in the experiment, once the store has all that was logged.
+
+    Args:
+        extra_columns: of the runs, as MLflow's ``search_runs`` names them: ``run_id``, ``params.lr``, ...
+
+    Returns:
+        A pandas.DataFrame; without pandas a dictionary of columns.
+
+    Raises:
+        TrainspoolException: no run has it; the store will not have what was logged, as no agent carries it.
+    """
+    from trainspool import readback, rows
+
+    rows.check_table_path(artifact_file)
+    if not stream.wait(None):
+        raise TrainspoolException("load_table reads the store, and no agent brings it there. Next: trainspool sync")
+    current = active.current()
+    experiment = current.experiment if current is not None else _current_experiment()
+    return readback.load(stream.store, experiment, artifact_file, run_ids, extra_columns)
+
+
+def log_stream(stream: Any, artifact_file: str, run_id: str | None = None) -> None:
+    """Log what a binary stream holds as an artifact file; see ``Run.log_stream``."""
+    _run_for(run_id).log_stream(stream, artifact_file)
+
+
+def log_audio(
+    audio: Any,
+    sample_rate: int,
+    artifact_file: str | None = None,
+    key: str | None = None,
+    step: int | None = None,
+    timestamp: int | None = None,
+) -> None:
+    """Log a sound; see ``Run.log_audio``. Not MLflow's."""
+    _run_for(None).log_audio(audio, sample_rate, artifact_file, key, step, timestamp)
+
+
+def log_histogram(key: str, values: Any, step: int | None = None, bins: int = 64, timestamp: int | None = None) -> None:
+    """Log how values are spread; see ``Run.log_histogram``. Not MLflow's."""
+    _run_for(None).log_histogram(key, values, step, bins, timestamp)
+
+
+def log_input(
+    dataset: Any = None, context: str | None = None, tags: Mapping[str, Any] | None = None, model: Any = None
+) -> None:
+    """Log a dataset that the run used; see ``Run.log_input``."""
+    _run_for(None).log_input(dataset, context, tags, model)
+
+
+def log_inputs(
+    datasets: Sequence[Any] | None = None,
+    contexts: Sequence[str | None] | None = None,
+    tags_list: Sequence[Mapping[str, Any] | None] | None = None,
+    models: Sequence[Any] | None = None,
+) -> None:
+    """Log several datasets; see ``Run.log_inputs``."""
+    _run_for(None).log_inputs(datasets, contexts, tags_list, models)
 
 
 def get_artifact_uri(artifact_path: str | None = None) -> str:

@@ -17,9 +17,9 @@ from typing import Any
 import msgpack
 
 from trainspool import validation
-from trainspool.artifacts import RunArtifacts
 from trainspool.entities import Experiment, RunData, RunInfo
 from trainspool.errors import TrainspoolException
+from trainspool.media import RunMedia
 from trainspool.runtexts import RUN_NAME, TEXT_BYTES_PER_EVENT
 from trainspool.spool import events
 from trainspool.stream import KEYSETS_MAX, stream
@@ -36,7 +36,7 @@ _LONG_POINT = struct.Struct(">BQBqBd")
 _NUMBERS = (KeyError, TypeError, ValueError, OverflowError, RuntimeError, struct.error)
 
 
-class Run(RunArtifacts):
+class Run(RunMedia):
     """One run, as the process that logs to it sees it. Any thread; in a forked child it goes on as a guest.
 
     Usable alone (``run.log_metric``), as a context manager that ends the run (FAILED on an exception), or through the

@@ -14,11 +14,12 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from trainspool.errors import TrainspoolException
 from trainspool.spool import files, quota
+from trainspool.spool.copying import COPY_BYTES
 from trainspool.spool.layout import PART_SUFFIX, STAGED_NAME_MAX
 
 LOOK_INTERVAL_S = 0.05  # at the quota, for small files: thousands may be logged in a row
@@ -103,6 +104,30 @@ def write(content: bytes | memoryview, folder: str) -> Staged:
     size = len(content) if isinstance(content, bytes) else content.nbytes
     with new_file(folder, size) as (target, path):
         files.fs.write(target, content)
+    return Staged(path, os.path.basename(path), size, 0o644, "written")
+
+
+def pour(read: Callable[[int], bytes], folder: str) -> Staged:
+    """Write what *read* gives, until that is nothing, into *folder*. What *read* raises is raised, nothing is left.
+
+    Raises:
+        StagingFailed: *folder* cannot take it.
+    """
+    size, raised = 0, None
+    with new_file(folder, 0) as (target, path):
+        while True:
+            try:
+                block = read(COPY_BYTES)
+            except BaseException as error:  # noqa: BLE001  the caller's, be it an OSError: no failure of the spool
+                raised = error
+                break
+            if not block:
+                break
+            files.fs.write(target, block)
+            size += len(block)
+    if raised is not None:
+        files.fs.unlink(path)
+        raise raised
     return Staged(path, os.path.basename(path), size, 0o644, "written")
 
 

@@ -23,6 +23,18 @@ pytestmark = [
 TRAINER = """
 import sys
 import trainspool as mlflow
+def log_media(number):
+    import numpy as np
+    pixels = np.arange(48 * 40 * 3, dtype=np.uint8).reshape(48, 40, 3)
+    mlflow.log_image(pixels + number, key="val/picture", step=number)
+    mlflow.log_image(pixels / 300, "float.png")
+    mlflow.log_histogram("w", pixels, step=number)
+    mlflow.log_audio(np.sin(np.arange(8000) / 9), 8000, key="a")
+    for row in range(5):
+        mlflow.log_table({"row": [row], "text": ["é"]}, "tables/all.json")
+    mlflow.log_table({"other": [1.5]}, "tables/all.json")
+    data = {"name": "digits", "digest": "5e1f", "source_type": "local", "source": "{}"}
+    mlflow.log_input(data, context="train")
 name, runs, ending = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 mlflow.set_experiment("replay " + name)
 for number in range(runs):
@@ -36,6 +48,7 @@ for number in range(runs):
         mlflow.set_tag("note", "第二")
         mlflow.set_tag("large", "x" * 300_000)
         mlflow.log_text(f"{name} {number}", "文本/总结.txt")
+        log_media(number)
         if number == 1:
             try:
                 with mlflow.start_run(nested=True, run_name="fails"):

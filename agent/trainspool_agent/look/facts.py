@@ -123,11 +123,11 @@ def _texts(what: str) -> Callable[[list[Any], Dictionary], dict[str, Any]]:
 
 
 def _named(*fields: str) -> Callable[[list[Any], Dictionary], dict[str, Any]]:
-    return lambda rest, names: {**_run(rest, names), **dict(zip(fields, rest[1:], strict=False))}
+    return lambda rest, names: {**_run(rest, names), **dict(zip(fields, map(plain, rest[1:]), strict=False))}
 
 
 def _input(rest: list[Any], names: Dictionary) -> dict[str, Any]:
-    return {**_run(rest, names), "time": rest[1], "dataset": rest[2], "tags": _pairs(rest[3])}
+    return {**_run(rest, names), "time": rest[1], "dataset": plain(rest[2]), "tags": _pairs(rest[3])}
 
 
 def _epitaph(rest: list[Any], _: Dictionary) -> dict[str, Any]:

@@ -243,7 +243,9 @@ class _Sweep:
             content = trimming.look_into(place.folder, name, place.stream, None)
             self.report.freed.append(Freed(place.name, str(name), os.stat(path).st_size, LEFT_OVER))
             if not self._dry_run:
-                trimming.delete(place.folder, [name], [staged for at, staged in content.staged if at < given_up])
+                still_named = trimming.named_behind(place.folder, given_up, place.stream)
+                staged = [one for at, one in content.staged if at < given_up and one not in still_named]
+                trimming.delete(place.folder, [name], staged)
         return left
 
     # -- what goes
@@ -306,7 +308,9 @@ class _Sweep:
     def _trim(self, stream: _Stream, contents: list[Content]) -> None:
         upto = max(content.end for content in contents)
         # A frame that was written twice may stand behind the mark too: it is given up all the same.
-        staged = [name for content in contents for at, name in content.staged if at < upto]
+        still_named = trimming.named_behind(stream.place.folder, upto, stream.place.stream)
+        named = [name for content in contents for at, name in content.staged if at < upto]
+        staged = [name for name in named if name not in still_named]
         trimming.trim(stream.place.folder, [one.name for one, *_ in stream.chosen], staged, upto)
 
     # -- what is said

@@ -75,5 +75,5 @@ def _positions(saved: dict[str, Any], stream: str) -> Iterator[int]:
     """Up to where a checkpoint has the events of *stream*, and where its artifacts are that are still on their way."""
     yield saved["streams"].get(stream, 0)
     for one in saved.get("expected", []):
-        if one[9] == stream:
+        if one[-3] == stream:
             yield one[5] - 1

@@ -76,6 +76,21 @@ def look_into(folder: Path, name: SegmentName, stream: bytes, following: Segment
     return Content(look.end, tuple(look.staged), frozenset(look.stores), sealed=look.sealed)
 
 
+def named_behind(folder: Path, upto: int, stream: bytes) -> set[str]:
+    """Return the staged files that events behind *upto* name. Media are several artifacts of one file, logged at once,
+    so two segments are enough: the one with *upto* in it, and the one after it."""
+    names = layout.segments(folder)
+    reached = [name for name in names if name.offset <= upto][-1:]
+    found: set[str] = set()
+    for name in reached + [name for name in names if name.offset > upto][:1]:
+        look = _Look(folder / str(name), name, stream)
+        with contextlib.suppress(MustStay, OSError, SpoolError):  # up to there is what can be known
+            for part in walk.parts(walk.read_segment(folder / str(name))):
+                look.at(part)
+        found |= {staged for at, staged in look.staged if at >= upto}
+    return found
+
+
 class _Look:
     """Takes one segment's frames in order."""
 

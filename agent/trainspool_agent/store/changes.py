@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trainspool_agent.store.lines import Point
 
@@ -46,6 +46,9 @@ def leaves_unknown_tail(reason: str | None) -> bool:
     return bool(reason) and str(reason).endswith(UNKNOWN)
 
 
+ROWS = "rows"  # the form of media that is no artifact of its own, but a part of a table
+
+
 class Artifact(NamedTuple):
     """A staged file and where it belongs below the run's artifacts."""
 
@@ -58,6 +61,26 @@ class Artifact(NamedTuple):
     how: str = ""  # it was captured
     mtime_ns: int = 0  # of a linked one, at the call
     fingerprint: bytes = b""
+    about: dict[str, Any] | None = None  # of media: what the staged file holds, and what is to be made of it
+
+    @property
+    def form(self) -> str | None:
+        """Of media: what is to be made of the staged file."""
+        return None if self.about is None else str(self.about["form"])
+
+
+class Input(NamedTuple):
+    """A dataset that the run used, in MLflow's words, and the tags of that use."""
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    schema: str | None
+    profile: str | None
+    tags: dict[str, str]
+    time: int
+    offset: int
 
 
 class StagedTag(NamedTuple):
@@ -90,6 +113,7 @@ class RunChanges:
     epitaph: End | None = None
     unknown_tail: bool = False  # what its stream held last is not known
     artifacts: list[Artifact] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
     gap: Gap | None = None
     other_events: int = 0  # that carry no points
 
@@ -108,7 +132,7 @@ class RunChanges:
         if self.starts:
             return min(start.time for start in self.starts) // 1_000_000
         times = [points[0][0] for points in self.points.values() if points]
-        for events in (self.params, self.tags, self.artifacts):
+        for events in (self.params, self.tags, self.artifacts, self.inputs):
             times += [event.time // 1_000_000 for event in events[:1]]
         return min(times, default=None)
 

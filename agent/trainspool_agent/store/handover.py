@@ -25,7 +25,7 @@ from trainspool_agent.store.content import Hashing
 from trainspool_agent.store.errors import Refused, RunHeld
 from trainspool_agent.store.files import sync_all
 from trainspool_agent.store.idleio import use_idle_priority
-from trainspool_agent.store.limits import ARTIFACTS_AT_ONCE, ARTIFACTS_REMEMBERED
+from trainspool_agent.store.limits import ARTIFACTS_AT_ONCE
 from trainspool_agent.store.memory import RunMemory
 from trainspool_agent.store.state import Expected, Held, RunState
 from trainspool_agent.store.transfer import NotYet, Transfer
@@ -192,6 +192,9 @@ class Handover:
             if state.gone:  # someone removed the run: so its artifacts are nowhere to go
                 state.expected.clear()
                 state.unhashed.clear()
+        for expected in state.expected.values():
+            if expected.artifact.about is not None:
+                self._aside[expected] = state.run_id  # to be encoded, which takes long
         chosen = [one for one in state.expected.values() if one not in self._aside][:ARTIFACTS_AT_ONCE]
         if not chosen:
             self._settle(state)
@@ -226,11 +229,11 @@ class Handover:
                 why = one.why
                 if one.transfer is not None and one.transfer.ready:
                     try:
-                        await asyncio.to_thread(one.transfer.publish, state.folder)
+                        info = await asyncio.to_thread(one.transfer.publish, state.folder)
                     except Refused as error:
                         why = error
                     else:
-                        _enter(state, expected, one.transfer.digest)
+                        _enter(state, expected, info.st_size, one.transfer.digest)
                 if isinstance(why, Refused):
                     _refuse(state, expected, why)
                 if path not in state.expected:
@@ -260,7 +263,8 @@ class Handover:
             return True
         before, why = transfer.done_bytes, None
         try:
-            await in_idle_thread(transfer.step)
+            if not transfer.ready:
+                await in_idle_thread(transfer.step)
         except Refused as error:
             why = error
         self._moved.append((time.monotonic(), transfer.done_bytes - before))
@@ -278,10 +282,15 @@ class Handover:
             if state is None or state.expected.get(expected.artifact.path) is not expected:
                 del self._aside[expected]
                 continue
-            begun = await asyncio.to_thread(_begin, expected, state.work, self._boot_id)
-            if begun.transfer is None:
-                del self._aside[expected]  # the next round looks at it anew, and says why
+            begun = await in_idle_thread(_begin, expected, state.work, self._boot_id)
+            if isinstance(begun.why, Refused):
+                await self._publish(state, [begun])
+            if begun.why is not None:
+                del self._aside[expected]
+                if isinstance(begun.why, OSError):
+                    raise begun.why
                 continue
+            assert begun.transfer is not None
             self._copying = expected, begun.transfer
             return True
         return False
@@ -364,24 +373,19 @@ def _begin(one: Expected, work: str, boot_id: str) -> _Begun:
     return _Begun(one, transfer, None)
 
 
-def _enter(state: RunState, expected: Expected, digest: str | None) -> None:
+def _enter(state: RunState, expected: Expected, size: int, digest: str | None) -> None:
     artifact = expected.artifact
     del state.expected[artifact.path]
-    state.artifacts[artifact.path] = expected.order
-    state.held[artifact.path] = Held(artifact.size, artifact.how, digest)
+    state.held[artifact.path] = Held(size, "encoded" if artifact.about is not None else artifact.how, digest)
     state.unhashed[artifact.path] = expected
+    state.remember_artifact(artifact.path, expected.order)
     state.unsynced = None
-    while len(state.artifacts) > ARTIFACTS_REMEMBERED:
-        oldest = next(iter(state.artifacts))
-        del state.artifacts[oldest]
-        state.held.pop(oldest, None)
-        state.unhashed.pop(oldest, None)
 
 
 def _refuse(state: RunState, expected: Expected, error: Refused) -> None:
     path = expected.artifact.path
     del state.expected[path]
-    state.artifacts[path] = expected.order  # decided: its event may come again, and is not to be counted twice
+    state.remember_artifact(path, expected.order)  # decided: its event may come again, and is not to be counted twice
     state.counts["refused_events"] += expected.counts
     state.note_problem(str(error))
     log.error("artifact not stored run=%s path=%.200r error=%r", state.run_id, path, str(error))

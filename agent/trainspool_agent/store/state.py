@@ -14,7 +14,7 @@ from trainspool_agent.store.changes import Artifact
 from trainspool_agent.store.experiments import Experiment
 from trainspool_agent.store.fold import MetricFile
 from trainspool_agent.store.layout import METRICS, escaped_key, legal_key
-from trainspool_agent.store.limits import PROBLEM_CHARACTERS_MAX, PROBLEMS_MAX
+from trainspool_agent.store.limits import ARTIFACTS_REMEMBERED, PROBLEM_CHARACTERS_MAX, PROBLEMS_MAX
 from trainspool_agent.store.points import DecodedBlocks
 from trainspool_agent.store.versions import Order, Versions, Winner
 
@@ -78,6 +78,7 @@ class RunState:
     held: dict[str, Held] = field(default_factory=dict)
     expected: dict[str, Expected] = field(default_factory=dict)
     unhashed: dict[str, Expected | None] = field(default_factory=dict)  # of those held, not looked for; what they were
+    inputs: dict[str, Order] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     problems_told: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
@@ -107,6 +108,15 @@ class RunState:
     @property
     def ended(self) -> bool:
         return all(session.end is not None for session in self.sessions)
+
+    def remember_artifact(self, path: str, order: Order) -> None:
+        """The artifact at *path* is decided on up to *order*; of very many the oldest are forgotten."""
+        self.artifacts[path] = order
+        while len(self.artifacts) > ARTIFACTS_REMEMBERED:
+            oldest = next(iter(self.artifacts))
+            del self.artifacts[oldest]
+            self.held.pop(oldest, None)
+            self.unhashed.pop(oldest, None)
 
     def note_problem(self, text: str) -> None:
         """Keep a problem for the run's tag ``trainspool.problem``; each is told once."""
@@ -144,6 +154,7 @@ class RunState:
                 "artifacts": self.artifacts,
                 "held": self.held,
                 "expected": [[*one.artifact, one.stream, one.staging, one.counts] for one in self.expected.values()],
+                "inputs": self.inputs,
                 "problems": self.problems,
                 "counts": self.counts,
                 "name": self.name,
@@ -185,6 +196,7 @@ def _filled(state: RunState, saved: dict[str, Any], decoded: DecodedBlocks) -> R
     for fields in saved.get("expected", []):
         one = _expected(*fields)
         state.expected[one.artifact.path] = one
+    state.inputs = {_text(name): _order(order) for name, order in saved.get("inputs", {}).items()}
     state.problems = [_text(problem) for problem in saved["problems"]]
     state.counts.update(_numbers(saved["counts"]))
     state.name = _optional(str, saved["name"])
@@ -211,12 +223,12 @@ def _held(size: Any, how: Any, digest: Any, shared: Any) -> Held:
 
 def _expected(
     path: Any, staged: Any, size: Any, mode: Any, time: Any, offset: Any, how: Any, mtime_ns: Any, known: Any,
-    stream: Any, staging: Any, counts: Any,
+    about: Any, stream: Any, staging: Any, counts: Any,
 ) -> Expected:  # fmt: skip
-    if type(known) is not bytes or not _text(staging).startswith("/"):
+    if type(known) is not bytes or type(about) not in (dict, type(None)) or not _text(staging).startswith("/"):
         raise TypeError("no artifact that is expected")
     said = _text(path), _text(staged), _integer(size), _integer(mode), _integer(time), _integer(offset)
-    return Expected(Artifact(*said, _text(how), _integer(mtime_ns), known), _text(stream), staging, bool(counts))
+    return Expected(Artifact(*said, _text(how), _integer(mtime_ns), known, about), _text(stream), staging, bool(counts))
 
 
 def _session(fields: dict[str, Any]) -> Session:

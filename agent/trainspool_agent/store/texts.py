@@ -20,8 +20,10 @@ from trainspool_agent.store.limits import (
     TAGS_MAX,
 )
 from trainspool_agent.store.state import RunState
+from trainspool_agent.store.tables import with_table
 from trainspool_agent.store.versions import Order, Versions, Winner, digest_of, in_order, with_value
 
+LOGGED_ARTIFACTS_TAG = "mlflow.loggedArtifacts"
 RUN_NAME_TAG = "mlflow.runName"
 
 
@@ -108,6 +110,20 @@ def write_tag(state: RunState, key: str, value: str | None) -> None:
         remove(file_of_key(f"{state.folder}/{TAGS}", key))
     else:
         _write(state, TAGS, key, value)
+
+
+def write_logged_table(state: RunState, path: str) -> None:
+    """Name a table in the tag that MLflow finds tables by, beside those that anyone else logged."""
+    try:
+        with open(
+            file_of_key(f"{state.folder}/{TAGS}", LOGGED_ARTIFACTS_TAG), encoding="utf-8", errors="replace"
+        ) as file:
+            standing = file.read()
+    except FileNotFoundError:
+        standing = ""
+    value = with_table(standing, path)
+    if value != standing:
+        _write(state, TAGS, LOGGED_ARTIFACTS_TAG, value)
 
 
 def _holds(state: RunState, kind: str, key: str, value: str | None) -> bool:

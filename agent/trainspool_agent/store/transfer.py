@@ -18,12 +18,12 @@ from typing import Any
 from trainspool.spool import copying
 from trainspool.spool.fingerprint import fingerprint
 from trainspool.spool.layout import PART_SUFFIX, is_safe_name
-from trainspool_agent import files
+from trainspool_agent import files, media
 from trainspool_agent.store.changes import Artifact
 from trainspool_agent.store.errors import Refused
 from trainspool_agent.store.files import temporary_in
 from trainspool_agent.store.layout import ARTIFACTS, artifact_parts
-from trainspool_agent.store.limits import COPY_BYTES, STAGED_TAG_BYTES_MAX, STEP_BYTES
+from trainspool_agent.store.limits import COPY_BYTES, MEDIA_BYTES_MAX, STAGED_TAG_BYTES_MAX, STEP_BYTES
 
 LINKED = "linked"  # a file that its owner may still change: never linked on into the store
 PART = "part-"
@@ -71,6 +71,9 @@ class Transfer:
         self.size = info.st_size  # and no more: it may be growing for ever
         self._check_unchanged()
         self.temporary = temporary_in(self.work)
+        if self.artifact.about is not None:
+            self._encode(self.artifact.about)
+            return
         if self.artifact.how != LINKED and self._link(info):
             self.ready, self.done_bytes = True, self.size
             return
@@ -128,6 +131,18 @@ class Transfer:
                 files.fs.unlink(self.temporary)
 
     # -- the ways
+
+    def _encode(self, about: dict[str, Any]) -> None:
+        if self.size > MEDIA_BYTES_MAX:
+            raise Refused(f"staged file {self.artifact.staged} of {self.size} bytes is more than media may have")
+        with open(self._source, "rb", closefd=False) as file:
+            content = media.encode(self.artifact.path, about, file.read(self.artifact.size))
+        self._target = files.fs.create_shared(self.temporary)
+        files.fs.write(self._target, content)
+        self._hash = new_hash()
+        self._hash.update(content)
+        self.done_bytes = self.size
+        self._complete()
 
     def _link(self, info: os.stat_result) -> bool:
         """A file that has other names keeps its mode under them: it may be linked, but not changed."""

@@ -15,9 +15,9 @@ from typing import Any
 
 from trainspool_agent import checkpoint
 from trainspool_agent.compact import RunRef
-from trainspool_agent.store import aftercut, distrust, mending, runs, texts
+from trainspool_agent.store import aftercut, distrust, inputs, mending, runs, tables, texts
 from trainspool_agent.store.accounttag import write_account
-from trainspool_agent.store.changes import ExperimentChange, RunChanges, Text
+from trainspool_agent.store.changes import ROWS, Artifact, ExperimentChange, RunChanges, Text
 from trainspool_agent.store.errors import Refused, RunHeld, RunMoved, StoreRefused
 from trainspool_agent.store.experiments import Experiment, Experiments
 from trainspool_agent.store.files import sync_all
@@ -36,6 +36,7 @@ from trainspool_agent.store.lines import Lines, Point
 from trainspool_agent.store.memory import RunMemory
 from trainspool_agent.store.state import COUNT_END, Expected, Published, RunState
 from trainspool_agent.store.transfer import read_staged_text
+from trainspool_agent.store.versions import Order
 
 _Written = tuple[MetricFile, Admitted | None, int]  # what it claimed, its length before
 
@@ -123,6 +124,8 @@ class FileStore:
             written: list[_Written] = []
             try:
                 self._expect_artifacts(state, changes, stream, str(staging), end)
+                await self._grow_tables(state, changes, stream, str(staging), applied)
+                await self._write_inputs(state, changes, stream, applied)
                 self._check_hold(state)  # we may have been stopped in what took long, and our word be an old one
                 self._write_texts(state, changes, stream, str(staging), applied)
                 self._write_points(state, changes.points, applied, written)
@@ -379,11 +382,41 @@ class FileStore:
             raise StoreRefused(what, state.folder, "wait: trainspool artifacts ls says how far they are")
         counts = end > state.counted.get(stream, 0)
         for artifact in changes.artifacts:
+            if artifact.form == ROWS:
+                continue
             one = Expected(artifact, stream, staging, counts)
             waiting, known = state.expected.get(artifact.path), state.artifacts.get(artifact.path)
             if (waiting is None or waiting.order < one.order) and (known is None or known < one.order):
                 state.expected[artifact.path] = one
                 self._memory.expecting[state.run_id] = None
+
+    async def _grow_tables(
+        self, state: RunState, changes: RunChanges, stream: str, staging: str, applied: Applied
+    ) -> None:
+        """Add rows to tables: each batch's to one table at once, as the table is written anew."""
+        by_path: dict[str, list[Artifact]] = {}
+        for artifact in changes.artifacts:
+            if artifact.form == ROWS:
+                by_path.setdefault(artifact.path, []).append(artifact)
+        for path, rows in by_path.items():
+            state.unsynced = None
+            try:
+                await asyncio.to_thread(tables.append, rows, stream, state.folder, staging, state.work)
+            except Refused as error:
+                applied.refused_events += 1
+                state.note_problem(str(error))
+                continue
+            texts.write_logged_table(state, path)
+            last = max(Order(one.time, stream, one.offset) for one in rows)
+            state.remember_artifact(path, max(last, state.artifacts.get(path, last)))
+
+    async def _write_inputs(self, state: RunState, changes: RunChanges, stream: str, applied: Applied) -> None:
+        for one in changes.inputs:
+            try:
+                await asyncio.to_thread(inputs.write, state, one, stream)
+            except Refused as error:
+                applied.refused_events += 1
+                state.note_problem(str(error))
 
     def _write_texts(self, state: RunState, changes: RunChanges, stream: str, staging: str, applied: Applied) -> None:
         staged = []

@@ -7,13 +7,23 @@ from crash.hostile import (
     events_of_streams,
     files_of_spools,
     forged_state,
+    media_of_streams,
     names_of_things,
     rings,
     stores,
 )
 from crash.hostile.attack import Attack
 
-_CORPORA = (files_of_spools, rings, bytes_of_frames, events_of_streams, names_of_things, forged_state, stores)
+_CORPORA = (
+    files_of_spools,
+    rings,
+    bytes_of_frames,
+    events_of_streams,
+    names_of_things,
+    media_of_streams,
+    forged_state,
+    stores,
+)
 ATTACKS: list[Attack] = [attack for module in _CORPORA for attack in module.CORPUS]
 
 __all__ = ["ATTACKS", "Attack"]

@@ -60,6 +60,19 @@ CORPUS.each(
         "a size of text": _pack(ev.ARTIFACT, 0, T0, "a", "b", "c", 0),
         "a size that is infinite": _pack(ev.ARTIFACT, 0, T0, "a", "b", float("inf"), 0),
         "a mode without end": _pack(ev.ARTIFACT, 0, T0, "a", "b", 1, 2**63),
+        "media of nothing": _pack(ev.MEDIA, 0, T0, "a.png", "b", 1),
+        "media without a form": _pack(ev.MEDIA, 0, T0, "a.png", "b", 1, {}),
+        "media of a text": _pack(ev.MEDIA, 0, T0, "a.png", "b", 1, "image"),
+        "media of an endless size": _pack(ev.MEDIA, 0, T0, "a.png", "b", 2**63, {"form": "image"}),
+        "media of a negative size": _pack(ev.MEDIA, 0, T0, "a.png", "b", -1, {"form": "image"}),
+        "media of a size of text": _pack(ev.MEDIA, 0, T0, "a.png", "b", "c", {"form": "image"}),
+        "a dataset without a name": _pack(ev.INPUT, 0, T0, {"digest": "a"}, []),
+        "a dataset of lists": _pack(
+            ev.INPUT, 0, T0, {"name": ["a"], "digest": "d", "source_type": "s", "source": "s"}, []
+        ),
+        "a dataset with one tag and a half": _pack(
+            ev.INPUT, 0, T0, {"name": "a", "digest": "d", "source_type": "s", "source": "s"}, ["a", "b", "c"]
+        ),
         "a gap of text": _pack(ev.GAP, 0, T0, "a", "b"),
         "an epitaph of a list": _pack(ev.EPITAPH, [1], 3, None),
         "an experiment without a store": _pack(ev.EXPERIMENT, T0, None, None, None, []),

@@ -84,6 +84,31 @@ def _everywhere(scene: Scene, name: str) -> None:
 CORPUS.each("name", _everywhere, ALL, harmless=True)
 
 
+def _as_media(scene: Scene, name: str) -> None:
+    """*name* as the path of a picture and a table, and of everything that a dataset says."""
+    pen = scene.hostile()
+    pen.stage("pixel", b"\0")
+    pen.stage("rows", b'{"columns":["a"],"data":[[1]]}')
+    image = {"form": "image", "dtype": "|u1", "shape": [1, 1], "mode": None}
+    dataset = {
+        "name": name,
+        "digest": name[:30] or "d",
+        "source_type": "s",
+        "source": name,
+        "schema": name,
+        "profile": name,
+    }
+    pen.data(
+        *(ev.pack(ev.MEDIA, 0, T0, f"{path}.png", "pixel", 1, image) for path in (name, f"{name}/child")),
+        *(ev.pack(ev.MEDIA, 0, T0, f"{path}.json", "rows", 30, {"form": "rows"}) for path in (name, f"{name}/child")),
+        ev.pack(ev.INPUT, 0, T0, dataset, [name, name]),
+    )
+    pen.seal()
+
+
+CORPUS.each("name in media", _as_media, ALL, harmless=True)
+
+
 def _run_id(scene: Scene, name: str) -> None:
     scene.hostile(run_id=name)
 
@@ -142,7 +167,13 @@ CORPUS.each(
 
 
 def _staged(scene: Scene, name: str) -> None:
-    scene.hostile(ev.pack(ev.ARTIFACT, 0, T0, "stolen", name, 0, 0o644), ev.pack(ev.STAGED_TAG, 0, T0, "stolen", name))
+    image = {"form": "image", "dtype": "|u1", "shape": [1, 21], "mode": None}
+    scene.hostile(
+        ev.pack(ev.ARTIFACT, 0, T0, "stolen", name, 0, 0o644),
+        ev.pack(ev.STAGED_TAG, 0, T0, "stolen", name),
+        ev.pack(ev.MEDIA, 0, T0, "stolen.png", name, 21, image),
+        ev.pack(ev.MEDIA, 0, T0, "stolen.json", name, 21, {"form": "rows"}),
+    )
 
 
 CORPUS.each("staged name", _staged, {**BAD, "the lock": "../lock", "the segment": "../0000000000000000.00.seg"})

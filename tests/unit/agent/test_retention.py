@@ -174,6 +174,24 @@ def test_staged_files_go_with_the_segment_that_names_them(box: Box) -> None:
 # -- what stays -----------------------------------------------------------------------------------------------------
 
 
+def test_a_staged_file_stays_while_a_later_segment_names_it_too(box: Box) -> None:
+    """A picture and its thumbnail are made of one file, and a segment may end between their events."""
+    stream = rolling(box, 5)
+    (stream.folder / layout.STAGING / "pixels").write_bytes(b"\0")
+    about = {"form": "image", "dtype": "|u1", "shape": [1, 1], "mode": None}
+    for number, path in enumerate(("images/a.png", "images/a.webp")):
+        stream._write(events.pack(events.MEDIA, 0, WALL + number, path, "pixels", 1, about))
+        stream.roll()
+        stream.log(5)
+    box.carry()
+    make_older(stream, 8, stream.names()[0])
+    sweep(box, Retention(days=7.0))
+    assert len(stream.names()) == 2 + 1 and (stream.folder / layout.STAGING / "pixels").exists()
+    make_older(stream, 8, *stream.names()[:1])
+    sweep(box, Retention(days=7.0))
+    assert len(stream.names()) == 2 and not (stream.folder / layout.STAGING / "pixels").exists()
+
+
 def test_a_living_streams_last_segment_stays_and_the_stream_goes_on(box: Box) -> None:
     stream = rolling(box, 5, 5, 5, alive=True)
     box.carry()

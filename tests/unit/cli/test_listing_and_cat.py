@@ -43,7 +43,7 @@ def test_ls_lists_every_stream_with_its_counts(box: Box) -> None:
     found = box.call("ls", str(VECTORS))
     assert found.exit_code == 0
     assert [(row[0], row[2], row[7], row[8]) for row in rows(found.stdout)] == [
-        (ORDERLY, "ended", "16", "10"),
+        (ORDERLY, "ended", "19", "10"),
         (KILLED, "unknown", "1002", "902"),
     ]
 
@@ -101,7 +101,7 @@ def test_cat_filters_by_run_kind_and_offset(box: Box) -> None:
     folder = str(VECTORS / "streams" / "vector-host" / ORDERLY)
     assert [one["offset"] for one in box.lines("cat", folder, "--run", "2222")] == [587]
     assert {one["kind"] for one in box.lines("cat", folder, "--kind", "points")} == {"points"}
-    assert [one["kind"] for one in box.lines("cat", folder, "--after", "702")] == ["end", "epitaph"]
+    assert [one["kind"] for one in box.lines("cat", folder, "--after", "940")] == ["end", "epitaph"]
     assert [one["key"] for one in box.lines("cat", folder, "--kind", "define-key")] == ["loss", "val/准确率", "lr"]
 
 
@@ -128,6 +128,21 @@ def test_cat_includes_what_a_live_ring_alone_holds(box: Box) -> None:
         last = box.lines("cat", name[:6])[-1]
         process.communicate("\n")
     assert (last["kind"], last["key"], last["step"], last["value"]) == ("point", "loss", 7, "Infinity")
+
+
+def test_cat_shows_what_is_said_of_media_whatever_it_is(box: Box) -> None:
+    """Bytes of a palette, and what a hostile stream could say, are no JSON."""
+    box.log(
+        "with ts.start_run() as run:\n"
+        "  about = {'form': 'image', 'palette': ['RGB', b'\\x01\\xff'], b'k': float('nan')}\n"
+        "  run._log_media(b'x', [('a.png', about)])\n"
+        "  deep = []\n  for _ in range(300): deep = [deep]\n"
+        "  run._log_media(b'x', [('b.png', {'form': 'image', 'shape': deep})])"
+    )
+    (name,) = [row[0] for row in rows(box.call("ls").stdout)]
+    first, second = box.lines("cat", name, "--kind", "media")
+    assert first["about"] == {"form": "image", "palette": ["RGB", "01ff"], "b'k'": "NaN"}
+    assert second["path"] == "b.png" and str(second["about"]["shape"]).count("[") > 300
 
 
 def test_cat_ends_quietly_when_its_reader_leaves(box: Box) -> None:

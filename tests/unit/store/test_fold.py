@@ -15,6 +15,7 @@ from trainspool_agent import files
 from trainspool_agent.store import fold
 from trainspool_agent.store import points as blocks
 from trainspool_agent.store.fold import MetricFile
+from trainspool_agent.store.lines import Lines
 from trainspool_agent.store.points import DecodedBlocks, identities, identity
 
 MAX = 1.7976931348623157e308
@@ -169,11 +170,13 @@ def test_whole_lines_of_a_write_that_could_not_be_taken_back_are_ours(
     file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
     write(file, [(1, 0, 1.0)], tmp_path)
     points = [(2, 0, 2.0), (3, 0, 3.0)]
+    lines = Lines.of(points)
+    assert lines is not None
     with monkeypatch.context() as patch:
         patch.setattr(files.fs, "append", lambda fd, data: os.write(fd, data[:11]))
         patch.setattr(files.fs, "truncate", _fail)
         with pytest.raises(OSError, match="nothing works"):
-            file.append_rising(points) if the_short_way else write(file, points, tmp_path)
+            file.append_rising(lines) if the_short_way else write(file, points, tmp_path)
     assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n2 2.0 0\n3 3"
     file.learn_growth()
     admitted = file.admit(points)
