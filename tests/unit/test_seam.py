@@ -31,6 +31,7 @@ NO_SPOOL_NO_STORE = {
     "agent/trainspool_agent/health.py": {"os.open", "open", "os.rename"},
     "agent/trainspool_agent/daemon.py": {"os.open", "os.replace"},
     "agent/trainspool_agent/sync.py": {"mkdir", "write_bytes"},
+    "agent/trainspool_agent/takeover.py": {"mkdir", "shutil.rmtree"},
     # Locks are taken on descriptors that could write; nothing is written.
     "agent/trainspool_agent/liveness.py": {"os.open"},
     "agent/trainspool_agent/verify/repair.py": {"os.open"},
