@@ -98,9 +98,9 @@ def sync(settings: Settings, spools: tuple[Path, ...], progress: Callable[[Progr
     report = _of_this_host(settings, spools, progress, begun)
     if report.stopped:
         return report
-    others, problems = _of_others(settings, spools, progress)
+    others, problems, stopped = _of_others(settings, spools, progress)
     took_s = time.monotonic() - begun
-    return replace(report, others=others, problems=[*report.problems, *problems], seconds=took_s)
+    return replace(report, others=others, problems=[*report.problems, *problems], seconds=took_s, stopped=stopped)
 
 
 def _of_this_host(
@@ -144,8 +144,8 @@ def _carry(settings: Settings, spools: tuple[Path, ...], progress: Callable[[Pro
 
 def _of_others(
     settings: Settings, spools: tuple[Path, ...], progress: Callable[[Progress], None]
-) -> tuple[Others, list[Problem]]:
-    """Carry the streams of hosts without an agent."""
+) -> tuple[Others, list[Problem], bool]:
+    """Carry the streams of hosts without an agent; return what became of them, and whether we were told to stop."""
     seen: dict[Place, TakenStream] = {}
 
     def look() -> None:
@@ -166,7 +166,7 @@ def _of_others(
         sum(stream.cursor.offset - stream.begin_offset for stream in taken),
         sum(stream.facts.points for stream in taken),
     )
-    return others, problems
+    return others, problems, takeover.stopped
 
 
 def _progress(seen: Mapping[Place, Stream], begins: dict[Place, int], ends: dict[Place, int]) -> Progress:

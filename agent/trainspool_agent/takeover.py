@@ -146,6 +146,11 @@ class Takeover:
         finally:
             await self._leave()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop.is_set()
+
     def _asks(self, host: str) -> bool:
         """Whether to ask that host's agent for a run: not for its own streams, which it does better than we."""
         ours = (stream for place, stream in self.streams.items() if place.host == host)

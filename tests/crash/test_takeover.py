@@ -194,6 +194,21 @@ def test_bad_bytes_in_an_unsealed_segment_of_another_host_are_not_yet_there(tmp_
         all_is_stored(b, witness, run_id)
 
 
+def test_told_to_stop_while_it_waits_for_a_lease_it_leaves_and_says_so(tmp_path: Path) -> None:
+    with two_hosts(tmp_path) as (a, b):
+        make_another_machine(b)
+        agent = a.start_agent()
+        _, _, run_id = train(a)
+        until(lambda: points(a, run_id), "carried by A's agent")
+        agent.kill()
+        agent.wait()
+        syncing = start_sync(b)
+        until((b.rings / "taken").is_dir, "it has begun with A's stream")
+        syncing.terminate()
+        assert syncing.wait(20) == 1, "it left by itself, and before the lease lapsed"
+        assert "stopped before the end" in (b.folder / "sync.log").read_text()
+
+
 def come_and_go(folder: Path, seed: int, rounds: int) -> None:
     """A's agent is killed and started again, B syncs all the while: every point once."""
     rng = random.Random(seed)

@@ -25,7 +25,8 @@ from trainspool_agent.sync import sync as carry_over
 def sync(spools: tuple[Path, ...], spool: Path | None, store: Path | None, as_json: bool) -> None:
     """Carry everything spooled into its store, runs of dead processes included, then leave.
 
-    Where an agent runs, wait until it has done so. Exit status 0: all is carried; 1: something could not be.
+    Where an agent runs, wait until it has done so. Exit status 0: all is carried; 1: something could not be,
+    or it was told to stop before.
 
     On a spool that several hosts share, this carries the streams of other hosts too, up to now, where no agent of their
     own does; call it as often as you like, from a login node, say. It writes nothing into their streams: what is in a
@@ -50,7 +51,7 @@ def sync(spools: tuple[Path, ...], spool: Path | None, store: Path | None, as_js
         click.echo(f"cannot sync: {error}. Next: trainspool doctor", err=True)
         sys.exit(1)
     click.echo(json.dumps(asdict(report)) if as_json else _summary(report))
-    sys.exit(1 if report.problems else 0)
+    sys.exit(1 if report.problems or report.stopped else 0)
 
 
 def _with_progress_bar(settings: Settings, spools: tuple[Path, ...]) -> Report:
@@ -75,6 +76,8 @@ def _summary(report: Report) -> str:
     if report.live:
         lines.append(f"{_count(report.live, 'stream')} still being written: carried up to now.")
     lines += _about_others(report.others)
+    if report.stopped:
+        lines.append("stopped before the end; call it again for the rest.")
     for problem in report.problems:
         lines.append(f"not carried: {problem.where}: {problem.what}\n  next: {problem.next_step}")
     return "\n".join(lines)
