@@ -13,8 +13,8 @@ from bench.table import Line
 STREAMS = 100
 SETTLE_S = 5.0
 IDLE = (
-    "every living stream is probed once a second (a flock, its inode, a pidfd), and its files and ring are looked at "
-    "every five; nothing else is left but the loop's own ticks"
+    "every living stream is probed once a second (a flock, a pidfd), its run's lease is looked at as often and counted "
+    "up every five, as its files and ring are looked at; nothing else is left but the loop's own ticks"
 )
 BUSY = (
     "an append to each of 20 files per stream and turn, 3 µs of kernel each, then the text of 10,000 values a second; "

@@ -29,7 +29,7 @@ FILE, WISH = "trainspool.lease", "trainspool.lease.wanted"
 LEASE_S = 30.0  # a count that stands still for so long is nobody's
 REFRESH_S = 5.0
 TRUST_S = 15.0  # who has not counted for so long looks whether it still holds the run
-HOLD_S = 1.0  # nobody is asked to let go earlier
+HOLD_S = 1.0  # nobody is asked to let go earlier; and between two looks for a wish
 YIELD_S = 3.0  # whoever let go on request leaves the run to the one that asked for so long
 
 Holder = dict[str, Any]
@@ -38,7 +38,7 @@ Holder = dict[str, Any]
 @dataclass
 class _Held:
     folder: str
-    taken_at: float
+    looked_at: float  # for a wish; at first, when it was taken
     counted_at: float
     count: int = 0
     asked: bool = False
@@ -143,8 +143,8 @@ class Leases:
         for run_id, held in list(self._held.items()):
             if now - held.counted_at >= REFRESH_S and not self._count(run_id, held):
                 lost.append(run_id)
-            elif not held.asked and now - held.taken_at >= HOLD_S:
-                held.asked = _is_wished_by_another(held.folder, self._me)
+            elif not held.asked and now - held.looked_at >= HOLD_S:
+                held.asked, held.looked_at = _is_wished_by_another(held.folder, self._me), now
         return lost
 
     # -- one lease
