@@ -34,6 +34,7 @@ from trainspool_agent.tail import Stream
 TICK_INTERVAL_S = 0.5
 HURRY_INTERVAL_S = 0.1  # while someone waits for us to be done
 RESCAN_INTERVAL_S = 5.0
+REARM_S = 0.5  # more than it takes to watch again
 DURABLE_INTERVAL_S = 1.0
 PROBE_INTERVAL_S = 0.9  # at every other tick: a death shows within 2 s
 SAVE_SHARE, SAVE_INTERVAL_S_MAX = 0.005, 10.0  # of a core, for checkpoints; what a restart applies again, and folds
@@ -276,7 +277,8 @@ class Agent:
                     if self.pace.polls:
                         self._rearm.set()
                 self.health.clear("watches")
-                await self._poll()
+                if self.pace.polls:
+                    await self._poll()
             except (OSError, RuntimeError) as error:  # watchfiles raises RuntimeError for its Rust side's errors
                 self.health.note("watches", error)
                 log.warning("no watches, looking every %g s instead error=%r", RESCAN_INTERVAL_S, str(error))
@@ -290,6 +292,8 @@ class Agent:
             for stream in self.streams.values():
                 if stream.waiting and stream.may_have_grown():
                     stream.wake.set()
+        # What is written from here until the watches stand is found then.
+        self._rescan_due = min(self._rescan_due, time.monotonic() + REARM_S)
 
     def _wake(self, names: set[str]) -> None:
         known = {place.name: stream for place, stream in self.streams.items()}

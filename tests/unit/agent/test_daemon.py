@@ -143,9 +143,9 @@ def test_where_turns_are_far_apart_files_are_looked_at_instead_of_watched(
     monkeypatch.setattr("trainspool_agent.daemon.RESCAN_INTERVAL_S", 1000.0)
     while_running(
         agent, lambda: watches and is_carried(), be_slow, more, is_carried, more, is_carried,
-        lambda: len(watches) == 1, be_fast, lambda: len(watches) == 2,
+        lambda: len(watches) == 1, be_fast, lambda: len(watches) == 2, more, is_carried,
     )  # fmt: skip
-    assert stream.stored_steps() == list(range(5))
+    assert stream.stored_steps() == list(range(7))
 
 
 def test_a_stream_without_a_ring_file_is_told_by_its_cursor(box: Box) -> None:
