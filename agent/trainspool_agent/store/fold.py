@@ -242,10 +242,10 @@ class MetricFile:
 
     def _rank(self) -> None:
         """Have *top* know all that is in the file."""
-        unranked, self._unranked = self._unranked, []
-        for span in unranked:
+        for span in self._unranked:
             for _, data in self._whole_lines(*span):
                 self.top = max(self.top, max((point[:2] for point in identities(data)), default=BEFORE_ALL))
+        self._unranked.clear()
 
     def _admit_one_by_one(self, points: list[Point]) -> Admitted:
         self._read_claims()

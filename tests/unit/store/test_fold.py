@@ -135,6 +135,22 @@ def test_what_was_written_past_a_checkpoint_is_claimed_once_however_it_comes_aga
     calm.close()
 
 
+def test_lines_of_others_that_could_not_be_read_are_ranked_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
+    write(file, [(1, 0, 1.0)], tmp_path)
+    with (tmp_path / "m").open("ab") as theirs:
+        theirs.write(b"9 2.0 0\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(fold, "identities", _fail)
+        with pytest.raises(OSError, match="nothing works"):
+            file.learn_growth()
+    assert write(file, [(9, 0, 2.0), (9, 0, 3.0)], tmp_path) == 1
+    assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n9 2.0 0\n9 3.0 0\n"
+    file.close()
+
+
 def test_a_file_that_holds_only_a_torn_line_goes(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(b"170 1.")
     file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
