@@ -31,12 +31,12 @@ TRAINER = (
     Witness.HEAD
     + """
 mlflow.set_experiment("takeover")
-run = mlflow.start_run(run_name="on host a")
+run = mlflow.start_run(run_id=os.environ.get("RUN"), run_name="on host a")
 os.pwrite(fd, run.info.run_id.encode(), 2048)
 mlflow.log_param("lr", 0.1)
-step = 0
+key, step = os.environ.get("KEY", "loss"), 0
 while not words[7]:
-    mlflow.log_metric("loss", step / 4, step=step)
+    mlflow.log_metric(key, step / 4, step=step)
     step += 1
     words[0] = step
     time.sleep(0.001)
@@ -57,9 +57,9 @@ def make_another_machine(box: Box) -> None:
     box.environment["PYTHONPATH"] = f"{path}:{os.environ.get('PYTHONPATH', '')}"
 
 
-def train(box: Box) -> tuple[subprocess.Popen[bytes], Witness, str]:
+def train(box: Box, **environment: str) -> tuple[subprocess.Popen[bytes], Witness, str]:
     witness = box.witness()
-    trainer = box.start(TRAINER, witness.path)
+    trainer = box.start(TRAINER, witness.path, **environment)
     until(lambda: witness[0] > 20, "points logged")
     return trainer, witness, witness.text
 
@@ -166,6 +166,30 @@ def test_a_host_whose_agent_lives_is_left_to_it(tmp_path: Path) -> None:
         until(lambda: a.status_of(run_id) == FINISHED, "its end")
         until(a.is_quiet, "durable")
         all_is_stored(a, witness, run_id)
+
+
+def test_one_run_of_two_hosts_of_which_only_this_one_has_an_agent(tmp_path: Path) -> None:
+    """That agent holds the run; asked, it hands it over and takes it again."""
+    with two_hosts(tmp_path) as (a, b):
+        make_another_machine(b)
+        b.start_agent()
+        here, of_b, run_id = train(b, KEY="b")
+        until(lambda: b.stored_run(run_id), "the run in the store")
+        there, of_a, _ = train(a, RUN=run_id)
+        logged = of_a[0]
+        until(lambda: take_over(b)["streams"] and points(b, run_id) >= logged, "A's points")
+        for box, trainer, witness in ((a, there, of_a), (b, here, of_b)):
+            witness[STOP] = 1
+            assert box.finish(trainer).returncode == 0
+        take_over(b)
+        until(lambda: b.status_of(run_id) == FINISHED, "its end")
+        run = b.stored()[run_id]
+        until(lambda: len(run.points("b")) == of_b[0], "B's points")
+        assert points(b, run_id) == of_a[0]
+        a.start_agent()
+        until(lambda: a.is_quiet() and b.is_quiet(), "durable")
+        account = run.check_account()
+        assert (account["accepted"], account["folded"]) == (of_a[0] + of_b[0], 0), account
 
 
 def test_bad_bytes_in_an_unsealed_segment_of_another_host_are_not_yet_there(tmp_path: Path) -> None:
