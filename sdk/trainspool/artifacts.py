@@ -129,17 +129,14 @@ class RunArtifacts(RunTexts):
             capturing = _linked
         elif background:
             capturing = capture.begin
-        how, copies = [], []
+        handle = Capture()
         for source, target in found:
             staged, later = self._stage(target, lambda folder, source=source: capturing(source, folder))  # type: ignore[misc]
-            how.append(staged.how if staged is not None else "failed")
-            if later is not None and background:
-                copies.append((target, later))
+            handle.how += (staged.how if staged is not None else "failed",)
+            if isinstance(later, capture.Copying):  # at once: each holds two descriptors, and the next file may raise
+                stream.captures.submit(self._copying(target, later), handle)
             elif later is not None:
                 self._give_up(later, target)
-        handle = Capture(how)
-        for target, copy in copies:
-            stream.captures.submit(self._copying(target, copy), handle)
         return handle
 
     def _stage_written(self, artifact_path: str, write: Callable[[str], Staged]) -> None:
@@ -158,6 +155,8 @@ class RunArtifacts(RunTexts):
         stream.pump.staged.append(staged.path)  # before its event, which is not to be on the device alone
         if not self._log(events.ARTIFACT, _time_ns(), artifact_path, *staged.said):
             _remove(staged.path)
+            if isinstance(later, capture.Copying):
+                later.abandon()
             self._report(artifact_path, StagingFailed("the ring is full; nothing of it is kept. Next: log it again"))
             return None, None
         self._note_change(artifact_path, staged)
@@ -165,14 +164,18 @@ class RunArtifacts(RunTexts):
 
     def _note_change(self, artifact_path: str, staged: Staged) -> None:
         if staged.changed:
-            self._report(artifact_path, StagingFailed("it changed all the time while it was read; kept as it was read"))
+            self._report(artifact_path, StagingFailed("it changed while it was captured; kept as it was read"))
 
-    def _copying(self, artifact_path: str, copy: Callable[[], Staged]) -> Callable[[], None]:
+    def _copying(self, artifact_path: str, copy: capture.Copying) -> Callable[[], None]:
         def run() -> None:
             try:
-                self._note_change(artifact_path, copy())
+                staged = copy()
             except StagingFailed as error:
                 self._report(artifact_path, error)
+                return
+            if copy.unnamed and stream.pump is not None:
+                stream.pump.staged.append(staged.path)  # whoever asks for it on the device has to wait for that
+            self._note_change(artifact_path, staged)
 
         return run
 

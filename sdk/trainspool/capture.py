@@ -24,7 +24,7 @@ from trainspool.staging import Staged
 
 TRIES = 3  # at a source that changes while it is read
 EVERYTHING = 1 << 62
-_under_way: set[int] = set()  # descriptors of background copies
+_under_way: set[int] = set()  # descriptors of background copies, which a forked child must not keep
 _NO_LINK = frozenset(
     (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.ENOENT)
 )
@@ -48,57 +48,79 @@ def _captured(fd: int, info: os.stat_result, folder: str) -> Staged:
     return _staged(path, info, how, size, changed=changed)
 
 
-def begin(source: str, folder: str) -> tuple[Staged, Callable[[], Staged] | None]:
+def begin(source: str, folder: str) -> tuple[Staged, Copying | None]:
     """Capture *source* if that takes no time; else return what copies it, for another thread to call.
 
     The copy returns what was captured, and raises as ``capture`` does. Until then *source* must stay as it is.
     """
-    with _opened(source) as (fd, info):
-        with staging.new_file(folder, info.st_size, PART_SUFFIX) as (target, path):
-            small = info.st_size <= staging.LARGE_BYTES
-            if small or copying.clone(fd, target):
-                how, size, changed = _fill(fd, target) if small else ("cloned", info.st_size, False)
-                files.fs.rename(path, path.removesuffix(PART_SUFFIX))
-                return _staged(path.removesuffix(PART_SUFFIX), info, how, size, changed=changed), None
-            ours = os.dup(fd), _claimed(target)
-        staged = _staged(path.removesuffix(PART_SUFFIX), info, "copied", info.st_size)
-    return staged, lambda: _finish(*ours, staged)
+    with _opened(source) as (fd, info), staging.new_file(folder, info.st_size, PART_SUFFIX) as (target, part):
+        path = part.removesuffix(PART_SUFFIX)
+        small = info.st_size <= staging.LARGE_BYTES
+        if small or copying.clone(fd, target):
+            how, size, changed = _fill(fd, target) if small else ("cloned", info.st_size, False)
+            files.fs.rename(part, path)
+            return _staged(path, info, how, size, changed=changed), None
+        staged = _staged(path, info, "copied", info.st_size)
+        return staged, Copying(fd, info, part, staged)
 
 
-def _claimed(target: int) -> int:
-    """Return a descriptor of a part that is locked while we live: the agent waits for what is being captured."""
-    fd = os.dup(target)
-    with contextlib.suppress(OSError):  # locks do not work there; then nobody can tell, and the agent waits
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    _under_way.add(fd)
-    return fd
+class Copying:
+    """A copy that is still to be made; to be called once, or abandoned. While it lives its part is locked: so the
+    agent waits for it, and knows when its process has died over it.
+
+    Attributes:
+        unnamed: its content is on the device, its name perhaps not.
+    """
+
+    def __init__(self, source: int, before: os.stat_result, part: str, staged: Staged) -> None:
+        self._before, self._part, self._staged = before, part, staged
+        self.unnamed = True
+        self._target = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)  # a lock of its own, see fork
+        _under_way.add(self._target)
+        self._source = os.dup(source)
+        _under_way.add(self._source)
+        with contextlib.suppress(OSError):  # locks do not work there; then nobody can tell, and the agent waits
+            fcntl.flock(self._target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def __call__(self) -> Staged:
+        try:
+            changed = self._copy()
+        except OSError as error:
+            self.abandon()
+            raise staging.failed(error) from error
+        self._close()
+        return self._staged._replace(changed=changed)
+
+    def abandon(self) -> None:
+        """Leave nothing of it."""
+        with contextlib.suppress(OSError):
+            files.fs.unlink(self._part)
+        self._close()
+
+    def _copy(self) -> bool:
+        _, size, changed = _fill(self._source, self._target)
+        if size != self._staged.size:
+            had = f"it had {self._staged.size} bytes at the call and {size} when it was captured"
+            raise OSError(errno.EIO, f"it was changed before it was captured: {had}")
+        files.fs.sync(self._target)  # its event may be on the device already
+        files.fs.rename(self._part, self._staged.path)
+        with contextlib.suppress(OSError):  # it is captured all the same
+            files.fs.sync_folder(os.path.dirname(self._part))
+            self.unnamed = False
+        return changed or not _is_as_before(self._source, self._before)
+
+    def _close(self) -> None:
+        for fd in (self._source, self._target):
+            _under_way.discard(fd)
+            with contextlib.suppress(OSError):  # of what is on the device already
+                os.close(fd)
 
 
 def close_after_fork() -> None:
-    """In a forked child: let go of the parent's parts, whose locks say that the parent lives."""
+    """In a forked child: let go of the parent's parts, whose locks say that the parent lives, and their sources."""
     while _under_way:
         with contextlib.suppress(OSError):
             os.close(_under_way.pop())
-
-
-def _finish(source: int, target: int, staged: Staged) -> Staged:
-    part = staged.path + PART_SUFFIX
-    try:
-        _, size, changed = _fill(source, target)
-        if size != staged.size:
-            raise OSError(errno.EIO, f"it has {size} of its {staged.size} bytes: it was cut while it was captured")
-        files.fs.sync(target)  # its event may be on the device already
-        files.fs.rename(part, staged.path)
-        files.fs.sync_folder(os.path.dirname(part))
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            files.fs.unlink(part)
-        raise staging.failed(error) from error
-    finally:
-        os.close(source)
-        _under_way.discard(target)
-        os.close(target)
-    return staged._replace(changed=changed)
 
 
 def give(source: str, folder: str) -> tuple[Staged, Callable[[], None]]:

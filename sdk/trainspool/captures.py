@@ -23,12 +23,12 @@ class Capture:
 
     def __init__(self, how: Iterable[str] = ()) -> None:
         self.how = tuple(how)
-        self._left = 0
+        self._open: set[object] = set()  # entered and left in one operation: a signal handler may log artifacts, too
         self._changed = threading.Condition()
 
     def done(self) -> bool:
         """Whether every file is captured, or has failed and been reported: then the sources may change or go."""
-        return not self._left
+        return not self._open
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until ``done()``, for *timeout* seconds at most; return it. Lateness never raises."""
@@ -36,15 +36,15 @@ class Capture:
             return self._changed.wait_for(self.done, timeout)
 
     def __repr__(self) -> str:
-        return f"<Capture of {len(self.how)} files, {'done' if self.done() else f'{self._left} on their way'}>"
+        return f"<Capture of {len(self.how)} files, {'done' if self.done() else f'{len(self._open)} on their way'}>"
 
-    def _expect(self) -> None:
+    def _wait_for_room(self) -> None:
         with self._changed:
-            self._left += 1
+            self._changed.wait_for(lambda: len(self._open) < WAITING_MAX)
 
-    def _one_done(self) -> None:
+    def _one_done(self, job: object) -> None:
+        self._open.discard(job)
         with self._changed:
-            self._left -= 1
             self._changed.notify_all()
 
 
@@ -52,14 +52,16 @@ class Captures:
     """The copies that one stream has under way. Not for use after fork: the child has none."""
 
     def __init__(self) -> None:
-        self._jobs: queue.Queue[tuple[Callable[[], None], Capture]] = queue.Queue(WAITING_MAX)
+        # Not one that is bounded: those lock, and a signal handler within the lock would wait for itself.
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], None], Capture]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._all = Capture()
 
     def submit(self, copy: Callable[[], None], handle: Capture) -> None:
-        """Have *copy* called soon in the background; waits while ``WAITING_MAX`` of them wait already."""
-        handle._expect()
-        self._all._expect()
+        """Have *copy* called soon in the background; waits while ``WAITING_MAX`` of them are under way already."""
+        self._all._wait_for_room()
+        handle._open.add(copy)
+        self._all._open.add(copy)
         if not self._runs():
             self._do(copy, handle)
         else:
@@ -89,5 +91,5 @@ class Captures:
         except Exception:  # noqa: BLE001  a defect of ours must not end the thread that others wait for
             warn("an artifact's copy met an error of its own; it is not captured", traceback=True)
         finally:
-            handle._one_done()
-            self._all._one_done()
+            handle._one_done(copy)
+            self._all._one_done(copy)

@@ -278,7 +278,7 @@ class Pump:
             writer.seal()
             self._request_sync(writer, last=True)
             self._writer = None
-        elif now >= self._sync_due and (self._syncer is None or self._syncer.idle) and self._kept:
+        elif now >= self._sync_due and (self._syncer is None or self._syncer.idle) and (self._kept or self.staged):
             self._sync_due = now + max(SYNC_INTERVAL_S, self._sync_backoff_s)
             self._request_sync(writer, last=False)
         elif not self._locks_work and now >= self._heartbeat_due:

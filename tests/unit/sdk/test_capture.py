@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from filesystems import mounted
 from spooled import Held, Place
 
 import trainspool as mlflow
-from trainspool import capture, staging
+from trainspool import capture, captures, staging
 from trainspool.errors import TrainspoolException
 from trainspool.spool import events, files
 from trainspool.spool.fingerprint import fingerprint
@@ -245,7 +247,7 @@ def test_a_source_cut_before_its_copy_is_a_failure(no_clones: NoClones, source: 
     _, copy = capture.begin(str(source), folder)
     os.truncate(source, 10)
     assert copy is not None
-    with pytest.raises(StagingFailed, match="10 of its 2097152 bytes"):
+    with pytest.raises(StagingFailed, match="2097152 bytes at the call and 10 when"):
         copy()
     assert names(folder) == []
 
@@ -320,6 +322,77 @@ def test_a_failure_in_the_background_is_reported_on_the_run(
     monkeypatch.setattr(files, "fs", Full())
     assert mlflow.log_artifact(source, background=True).wait(20)
     assert "No space left" in caplog.text and "No space left" in (seen().tags["trainspool.problem"] or "")
+
+
+def test_thousands_of_large_files_in_the_background_need_few_descriptors(
+    seen: Callable[[], Held], no_clones: NoClones, tmp_path: Path
+) -> None:
+    (tmp_path / "many").mkdir()
+    for number in range(120):
+        with open(tmp_path / f"many/{number}", "wb") as file:
+            file.truncate(staging.LARGE_BYTES + 1)
+    mlflow.log_metric("the stream", 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, hard))
+    try:
+        assert mlflow.log_artifacts(tmp_path / "many", background=True).wait(60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(seen().artifacts) == 120
+
+
+def test_a_file_that_cannot_be_one_leaves_those_before_it_captured(
+    seen: Callable[[], Held], no_clones: NoClones, tmp_path: Path
+) -> None:
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some/a").write_bytes(LARGE)
+    os.mkfifo(tmp_path / "some/b")
+    with pytest.raises(TrainspoolException, match="no plain file"):
+        mlflow.log_artifacts(tmp_path / "some", background=True)
+    assert seen().artifacts == {"a": LARGE}
+
+
+def test_a_full_ring_leaves_nothing_of_a_background_capture(
+    seen: Callable[[], Held], no_clones: NoClones, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.log_metric("the stream", 0)
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(mlflow.active_run()), "_log", lambda *_: False)
+        assert mlflow.log_artifact(source, background=True).how == ("failed",)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    held = seen()
+    assert held.folder is not None and names(str(held.folder / "staging")) == []
+
+
+def test_a_source_changed_before_its_copy_begins_is_said(no_clones: NoClones, source: Path, folder: str) -> None:
+    _, copy = capture.begin(str(source), folder)
+    overwritten(source)
+    os.utime(source, ns=(1, 1))
+    assert copy is not None and copy().changed
+
+
+def test_a_signal_handler_may_log_artifacts_while_the_background_is_full(
+    seen: Callable[[], Held], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.log_metric("the stream", 0)
+    go_on = threading.Event()
+    monkeypatch.setattr(files, "fs", NoClones(lambda: go_on.wait(20)))
+    handled: list[captures.Capture] = []
+
+    def handle(*_: object) -> None:
+        if not handled:
+            handled.append(mlflow.log_artifact(source, "from the handler"))
+            go_on.set()
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        handles = [mlflow.log_artifact(source, f"{n}", background=True) for n in range(captures.WAITING_MAX + 4)]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert handled and all(one.wait(20) for one in handles)
+    assert len(seen().artifacts) == captures.WAITING_MAX + 5
 
 
 def test_a_file_too_large_for_what_is_free_is_refused_before_it_is_copied(
