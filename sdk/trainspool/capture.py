@@ -75,7 +75,7 @@ class Copying:
     def __init__(self, source: int, before: os.stat_result, part: str, staged: Staged) -> None:
         self._before, self._part, self._staged = before, part, staged
         self.unnamed = True
-        self._target = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)  # a lock of its own, see fork
+        self._target = files.fs.open_to_fill(part)  # not the caller's descriptor, which a fork now would pass on
         _under_way.add(self._target)
         self._source = os.dup(source)
         _under_way.add(self._source)

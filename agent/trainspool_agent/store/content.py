@@ -111,7 +111,11 @@ def restage(run_folder: str, path: str, staging: str, staged: str) -> None:
             if mine.st_nlink == 1 and stat.S_ISREG(mine.st_mode) and mine.st_dev == info.st_dev:
                 temporary = temporary_in(f"{os.path.dirname(run_folder)}/{WORK}")
                 files.fs.link_open(fd, temporary)
-                files.fs.rename_into(temporary, folder, staged)
+                try:
+                    files.fs.rename_into(temporary, folder, staged)
+                except OSError:
+                    files.fs.remove_tree(temporary)
+                    raise
         finally:
             os.close(fd)
     finally:
@@ -140,6 +144,8 @@ def _cloned(source: int, temporary: str, mode: int) -> bool:
     target = files.fs.create_to_fill(temporary)
     try:
         done = copying.clone(source, target)
+        if done:
+            files.fs.sync(target)  # it replaces what a power cut would have left whole
     finally:
         os.close(target)
     if done:

@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,6 +42,18 @@ _idle = ThreadPoolExecutor(1, "trainspool-artifacts", initializer=use_idle_prior
 async def in_idle_thread(function: Callable[..., T], /, *arguments: Any) -> T:
     """Call *function* in the one thread that yields the disk to everyone else."""
     return await asyncio.get_running_loop().run_in_executor(_idle, function, *arguments)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await what a thread does. Cancelled meanwhile, let it end first: it uses files that are closed then."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # said by nobody: whoever comes next meets it, too
+        raise
 
 
 class Progress(NamedTuple):
@@ -158,30 +170,37 @@ class Handover:
         pause_s = RETRY_FIRST_S
         while self._memory.expecting:
             try:
-                moved, later = await self._round()
-                self.error = None
+                moved, later, failed = await self._round()
             except Exception as error:  # noqa: BLE001  the task's boundary: a bug must not end what nobody else does
-                self._say(error)
                 self._drop(keep=True)
+                moved, later, failed = False, True, error
+            self._say(failed)
+            if moved:
+                pause_s = RETRY_FIRST_S
+            elif failed is not None:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_LAST_S)
-                continue
-            pause_s = RETRY_FIRST_S
-            if later and not moved:
+            elif later:
                 await asyncio.sleep(LOOK_AGAIN_S)
-            elif not moved:
+            else:
                 return  # others carry these runs
 
-    async def _round(self) -> tuple[bool, bool]:
-        """Do what is quick, then one step of what is long: whether anything moved, and whether something is to come."""
+    async def _round(self) -> tuple[bool, bool, Exception | None]:
+        """Do what is quick, then one step of what is long: whether anything moved, whether something is to come, and
+        what one run met: it stops no other."""
         moved = later = False
+        failed: OSError | None = None
         for run_id in list(self._memory.expecting):
-            with contextlib.suppress(RunHeld):
+            try:
                 self._hold(run_id)
                 done, waits = await self._quick(self._memory.get(run_id))
                 moved, later = moved or done, later or waits
+            except RunHeld:
+                continue
+            except OSError as error:
+                failed = error
         stepped = await self._copy_step() or await self._hash_step()
-        return moved or stepped, later
+        return moved or stepped, later, failed
 
     # -- what is quick
 
@@ -199,10 +218,10 @@ class Handover:
         if not chosen:
             self._settle(state)
             return False, False
-        begun = await asyncio.to_thread(_begin_all, chosen, state.work, self._boot_id)
+        begun = await to_its_end(asyncio.to_thread(_begin_all, chosen, state.work, self._boot_id))
         try:
             ready = [one.transfer.temporary for one in begun if one.transfer is not None and one.transfer.ready]
-            await asyncio.to_thread(sync_all, ready, self._root)
+            await to_its_end(asyncio.to_thread(sync_all, ready, self._root))
             await self._publish(state, begun)
         finally:
             for one in begun:
@@ -218,32 +237,36 @@ class Handover:
     async def _publish(self, state: RunState, begun: list[_Begun]) -> None:
         """Give what is ready its name, and enter into the run's state what became of each."""
         streams: set[str] = set()
-        async with state.lock:
-            if state is not self._memory.peek(state.run_id):
-                return  # another agent took the run meanwhile
-            self._hold(state.run_id)
-            for one in begun:
-                path, expected = one.expected.artifact.path, one.expected
-                if state.expected.get(path) is not expected:
-                    continue  # a later one took its place
-                why = one.why
-                if one.transfer is not None and one.transfer.ready:
-                    try:
-                        info = await asyncio.to_thread(one.transfer.publish, state.folder)
-                    except Refused as error:
-                        why = error
-                    else:
-                        _enter(state, expected, info.st_size, one.transfer.digest)
-                if isinstance(why, Refused):
-                    _refuse(state, expected, why)
-                if path not in state.expected:
-                    streams.add(expected.stream)
-                    self._memory.touch(state)
-            if len(state.problems) > state.problems_told:
-                await self._tell(state)
-        self._settle(state)
-        if streams:
-            self._done(streams)
+        try:
+            async with state.lock:
+                await self._publish_locked(state, begun, streams)
+        finally:
+            self._settle(state)
+            if streams:
+                self._done(streams)
+
+    async def _publish_locked(self, state: RunState, begun: list[_Begun], streams: set[str]) -> None:
+        if state is not self._memory.peek(state.run_id):
+            return  # another agent took the run meanwhile
+        self._hold(state.run_id)
+        for one in begun:
+            path, expected, why = one.expected.artifact.path, one.expected, one.why
+            if state.expected.get(path) is not expected:
+                continue  # a later one took its place
+            if one.transfer is not None and one.transfer.ready:
+                try:
+                    info = await to_its_end(asyncio.to_thread(one.transfer.publish, state.folder))
+                except Refused as error:
+                    why = error
+                else:
+                    _enter(state, expected, info.st_size, one.transfer.digest)
+            if isinstance(why, Refused):
+                _refuse(state, expected, why)
+            if path not in state.expected:
+                streams.add(expected.stream)
+                self._memory.touch(state)
+        if len(state.problems) > state.problems_told:
+            await self._tell(state)
 
     def _settle(self, state: RunState) -> None:
         if not state.expected and not state.unhashed:
@@ -264,17 +287,24 @@ class Handover:
         before, why = transfer.done_bytes, None
         try:
             if not transfer.ready:
-                await in_idle_thread(transfer.step)
+                await to_its_end(in_idle_thread(transfer.step))
         except Refused as error:
             why = error
         self._moved.append((time.monotonic(), transfer.done_bytes - before))
         if transfer.ready or why is not None:
             if why is None:
-                await asyncio.to_thread(sync_all, [transfer.temporary], self._root)
+                await self._sync_part(transfer)
             with contextlib.suppress(RunHeld):
                 await self._publish(state, [_Begun(expected, transfer, why)])
             self._drop()
         return True
+
+    async def _sync_part(self, transfer: Transfer) -> None:
+        try:
+            await to_its_end(asyncio.to_thread(sync_all, [transfer.temporary], self._root))
+        except OSError:
+            self._drop()  # a later sync would succeed and prove nothing: it is copied anew
+            raise
 
     async def _begin_long(self) -> bool:
         for expected, run_id in list(self._aside.items()):
@@ -282,7 +312,7 @@ class Handover:
             if state is None or state.expected.get(expected.artifact.path) is not expected:
                 del self._aside[expected]
                 continue
-            begun = await in_idle_thread(_begin, expected, state.work, self._boot_id)
+            begun = await to_its_end(in_idle_thread(_begin, expected, state.work, self._boot_id))
             if isinstance(begun.why, Refused):
                 await self._publish(state, [begun])
             if begun.why is not None:
@@ -309,7 +339,7 @@ class Handover:
         assert self._hashing is not None
         run_id, hashing = self._hashing
         if hashing.digest is None:
-            await in_idle_thread(hashing.step)
+            await to_its_end(in_idle_thread(hashing.step))
         if hashing.digest is not None:
             await self._hashed(run_id, hashing)
         return True
@@ -324,28 +354,28 @@ class Handover:
                 try:
                     self._hashing = run_id, Hashing(state.folder, path, state.held[path].digest)
                     return True
-                except (OSError, LookupError):
-                    del state.unhashed[path]  # someone removed it
+                except (OSError, LookupError, Refused):
+                    del state.unhashed[path]  # someone removed it, or wrote such a path into our checkpoint
             self._settle(state)
         return False
 
     async def _hashed(self, run_id: str, hashing: Hashing) -> None:
         self._hashing = None
         hashing.close()
-        shared = await asyncio.to_thread(_share, hashing)
+        shared = await to_its_end(asyncio.to_thread(_share, hashing))
         state = self._memory.peek(run_id)
         if state is None or hashing.path not in state.unhashed:
             return
         expected = state.unhashed.pop(hashing.path)
         if shared and self._in_spool_too and expected is not None:
-            await asyncio.to_thread(_restage, hashing, expected)
+            await to_its_end(asyncio.to_thread(_restage, hashing, expected))
         if shared is not None:
             state.held[hashing.path] = state.held[hashing.path]._replace(digest=hashing.digest, shared=shared)
             self._memory.touch(state)
         self._settle(state)
 
-    def _say(self, error: Exception) -> None:
-        if self.error is None or str(self.error) != str(error):
+    def _say(self, error: Exception | None) -> None:
+        if error is not None and (self.error is None or str(self.error) != str(error)):
             bug = None if isinstance(error, OSError) else error
             log.error("artifacts wait store=%s error=%r", self._root, str(error), exc_info=bug)
         self.error = error

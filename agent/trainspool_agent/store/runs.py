@@ -21,7 +21,7 @@ from trainspool_agent.store.layout import APPLIED, META, RUN_FOLDERS
 from trainspool_agent.store.limits import END_REASON_CHARACTERS_MAX, USER_CHARACTERS_MAX
 from trainspool_agent.store.state import Published, RunState
 from trainspool_agent.store.texts import RUN_NAME_TAG, short_name, write_tag
-from trainspool_agent.store.transfer import PART
+from trainspool_agent.store.transfer import PART, is_being_written
 
 END_REASON_TAG = "trainspool.end_reason"
 PROBLEM_TAG = "trainspool.problem"
@@ -117,5 +117,6 @@ def remove_leftovers(experiment: Experiment, boot_id: str) -> None:
             pid = name.split(".")[0]
             left = pid.isdigit() and int(pid) != os.getpid() and not os.path.exists(f"/proc/{pid}")
             # A part of another boot may have lost what was in it, and is begun anew under another name.
-            if left or (name.startswith(PART) and not name.startswith(f"{PART}{boot_id[:8]}-")):
+            of_another_boot = name.startswith(PART) and not name.startswith(f"{PART}{boot_id[:8]}-")
+            if left or (of_another_boot and not is_being_written(f"{experiment.work}/{name}")):
                 files.fs.remove_tree(f"{experiment.work}/{name}")

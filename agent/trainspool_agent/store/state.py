@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from trainspool.spool.events import shown
+from trainspool.spool.layout import STAGING, is_stream_name
 from trainspool_agent import checkpoint
 from trainspool_agent.store.attempts import Session, Sessions
 from trainspool_agent.store.changes import Artifact
@@ -225,10 +227,15 @@ def _expected(
     path: Any, staged: Any, size: Any, mode: Any, time: Any, offset: Any, how: Any, mtime_ns: Any, known: Any,
     about: Any, stream: Any, staging: Any, counts: Any,
 ) -> Expected:  # fmt: skip
-    if type(known) is not bytes or type(about) not in (dict, type(None)) or not _text(staging).startswith("/"):
+    if type(known) is not bytes or type(about) not in (dict, type(None)) or not is_stream_name(_text(stream)):
         raise TypeError("no artifact that is expected")
+    # Whoever may write to the store may write this, and has no business with our other files.
+    if os.path.normpath(_text(staging)) != staging or not staging.startswith("/"):
+        raise ValueError("no staging folder")
+    if staging.split("/")[-2:] != [stream, STAGING]:
+        raise ValueError("not the staging folder of that stream")
     said = _text(path), _text(staged), _integer(size), _integer(mode), _integer(time), _integer(offset)
-    return Expected(Artifact(*said, _text(how), _integer(mtime_ns), known, about), _text(stream), staging, bool(counts))
+    return Expected(Artifact(*said, _text(how), _integer(mtime_ns), known, about), stream, staging, bool(counts))
 
 
 def _session(fields: dict[str, Any]) -> Session:

@@ -25,6 +25,7 @@ from trainspool_agent.store.files import temporary_in
 from trainspool_agent.store.layout import ARTIFACTS, artifact_parts
 from trainspool_agent.store.limits import COPY_BYTES, MEDIA_BYTES_MAX, STAGED_TAG_BYTES_MAX, STEP_BYTES
 
+MOVED = "moved"
 LINKED = "linked"  # a file that its owner may still change: never linked on into the store
 PART = "part-"
 _NO_LINK = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.ENOENT))
@@ -32,7 +33,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class NotYet(Exception):
-    """The staged file is still being captured by a living process."""
+    """The staged file is still being captured by a living process, or its part written by another agent."""
 
 
 class Transfer:
@@ -145,8 +146,14 @@ class Transfer:
         self._complete()
 
     def _link(self, info: os.stat_result) -> bool:
-        """A file that has other names keeps its mode under them: it may be linked, but not changed."""
+        """A file that has other names keeps its mode under them: it may be linked, but not changed.
+
+        One that was given away and has another name still lies where it was: its process died before it removed it,
+        and the next one may write to it there.
+        """
         alone, mode = info.st_nlink == 1, self._mode
+        if self.artifact.how == MOVED and not alone and info.st_mode & 0o222:
+            return False
         if not alone and mode not in (0, stat.S_IMODE(info.st_mode)):
             return False
         try:
@@ -172,8 +179,12 @@ class Transfer:
     def _begin_copy(self) -> None:
         """Go on with the part that a killed agent left, which is read again for its hash, or begin one."""
         self._hash = new_hash()
-        self.temporary = f"{self.work}/{self._part}"
-        self._target = files.fs.open_part(self.temporary)
+        part = f"{self.work}/{self._part}"
+        self._target = files.fs.open_part(part)
+        if not _is_ours(self._target, part):
+            self.temporary = ""  # not ours to remove
+            raise NotYet
+        self.temporary = part
         there = os.fstat(self._target).st_size
         if there > self.size:
             files.fs.truncate(self._target, 0)
@@ -204,6 +215,37 @@ class Transfer:
     @property
     def _mode(self) -> int:
         return (self.artifact.mode & 0o777) | 0o600 if self.artifact.mode else 0
+
+
+def _is_ours(fd: int, part: str) -> bool:
+    """Lock a part while we write to it; False if another agent does: one that was stopped, and lost its lease."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # no locks here: then the lease alone tells
+    try:
+        return os.fstat(fd).st_ino == os.lstat(part).st_ino
+    except FileNotFoundError:
+        return False  # published or removed before we had the lock
+
+
+def is_being_written(part: str) -> bool:
+    """Whether another agent, perhaps of another host, is at work on a part."""
+    try:
+        fd = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
 
 
 _CHANGED = "was logged with link=True and changed before it could be stored: it is not kept"
@@ -248,14 +290,19 @@ def open_staged(name: str, staging: str) -> int:
     if not is_safe_name(name):
         raise Refused(f"staged file {name!r:.100} has a name that may not be opened")
     try:
-        folder = os.open(staging, _FOLDER)
+        stream = os.open(os.path.dirname(staging), _FOLDER)
+        try:
+            folder = os.open(os.path.basename(staging), _FOLDER, dir_fd=stream)
+            owner = os.fstat(stream).st_uid
+        finally:
+            os.close(stream)
     except OSError as error:
         raise _missing(name, staging, error) from error
     try:
         fd = _open_in(folder, name, staging)
     finally:
         os.close(folder)
-    info, owner = os.fstat(fd), os.stat(os.path.dirname(staging)).st_uid
+    info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode) or info.st_uid != owner:
         os.close(fd)
         raise Refused(f"staged file {name} in {staging} is no plain file of user {owner}, whose stream it is")

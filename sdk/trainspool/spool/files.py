@@ -33,6 +33,10 @@ class Files:
         """As ``create``, but not for appending: the kernel neither clones nor copies into a file that appends."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
+    def open_to_fill(self, path: str) -> int:
+        """Open what ``create_to_fill`` made once more: with a lock of its own."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
     def write(self, fd: int, data: bytes | memoryview) -> None:
         written = os.write(fd, data)
         if written < (len(data) if isinstance(data, bytes) else data.nbytes):
