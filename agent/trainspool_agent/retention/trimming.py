@@ -195,18 +195,22 @@ def remove_leftovers(host_folder: Path) -> None:
 
 
 def _remove_tree(folder: Path) -> None:
-    """A stream's folder is two deep; anything deeper is not ours, and stays."""
-    for below in (folder / layout.STAGING, folder):
-        for path in _files_in(below):
+    """A stream's folder is two deep, but for what a process wrote to the paths of ``artifact_path`` when it died;
+    anything else that is deeper is not ours, and stays."""
+    staging = folder / layout.STAGING
+    for path in _entries_in(staging, folders=True):
+        files.fs.remove_tree(path)
+    for below in (staging, folder):
+        for path in _entries_in(below):
             _unlink(path)
         with contextlib.suppress(FileNotFoundError):
             files.fs.remove_folder(str(below))
 
 
-def _files_in(folder: Path) -> Iterator[str]:
+def _entries_in(folder: Path, *, folders: bool = False) -> Iterator[str]:
     with contextlib.suppress(FileNotFoundError):
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if not entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) == folders:
                 yield entry.path
 
 

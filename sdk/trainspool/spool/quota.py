@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from trainspool.spool import files
@@ -85,10 +86,18 @@ def measure(host_folder: str) -> Usage:
     size = count = 0
     for entry in _entries(host_folder):
         if is_stream_name(entry.name) and entry.is_dir(follow_symlinks=False):
-            for folder in (entry.path, f"{entry.path}/{STAGING}"):
+            for folder in (entry.path, *_folders_below(f"{entry.path}/{STAGING}")):
                 more = _measure_folder(folder)
                 size, count = size + more.bytes, count + more.files + 1
     return Usage(size, count)
+
+
+def _folders_below(staging: str) -> Iterator[str]:
+    """Yield *staging* and the folders in it, which are being written to paths of ``artifact_path``."""
+    left = [staging]
+    while left:
+        yield (folder := left.pop())
+        left += (entry.path for entry in _entries(folder) if entry.is_dir(follow_symlinks=False))
 
 
 def _measure_folder(folder: str) -> Usage:

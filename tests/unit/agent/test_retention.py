@@ -192,6 +192,23 @@ def test_a_staged_file_stays_while_a_later_segment_names_it_too(box: Box) -> Non
     assert len(stream.names()) == 2 and not (stream.folder / layout.STAGING / "pixels").exists()
 
 
+def test_what_a_dead_process_left_in_staging_goes_with_its_stream(box: Box, tmp_path: Path) -> None:
+    """Half of a copy in the background, a file that no event names, a folder written to a given path."""
+    stream = rolling(box, 5)
+    staging, outside = stream.folder / layout.STAGING, tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_bytes(b"not ours")
+    (staging / ("a" * 32 + layout.PART_SUFFIX)).write_bytes(b"half")
+    (staging / ("b" * 32)).write_bytes(b"no event names it")
+    (staging / "0123-model/shards").mkdir(parents=True)
+    (staging / "0123-model/shards/one").write_bytes(b"half")
+    (staging / "0123-model/elsewhere").symlink_to(outside)
+    box.carry()
+    report = sweep(box)
+    assert not report.problems and not stream.folder.exists() and not list(stream.folder.parent.iterdir())
+    assert (outside / "kept").read_bytes() == b"not ours"
+
+
 def test_a_living_streams_last_segment_stays_and_the_stream_goes_on(box: Box) -> None:
     stream = rolling(box, 5, 5, 5, alive=True)
     box.carry()

@@ -51,6 +51,18 @@ def test_what_counts_is_what_deleting_would_free(tmp_path: Path) -> None:
     assert quota.measure(str(host)) == Usage(110, 5)
 
 
+def test_what_is_being_written_to_a_given_path_counts(tmp_path: Path) -> None:
+    folder = host_folder(tmp_path)
+    before = quota.measure(str(folder))
+    deep = folder / STREAM.hex() / "staging/0123-model/shards"
+    deep.mkdir(parents=True)
+    (deep / "one").write_bytes(bytes(5000))
+    (deep.parent / "config").write_bytes(bytes(70))
+    (deep.parent / "elsewhere").symlink_to("/usr")
+    after = quota.measure(str(folder))
+    assert (after.bytes - before.bytes, after.files - before.files) == (5070, 4)
+
+
 def test_the_default_is_the_lesser_of_20_gib_and_four_fifths_of_what_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
