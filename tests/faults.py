@@ -95,6 +95,13 @@ class FaultyFiles(StoreFiles):
             self.refuse()
         return os.write(fd, data)
 
+    def remove_tree(self, path: str) -> None:
+        if not self.meet("remove_tree"):
+            super().remove_tree(path)
+        elif self.error == KILLED:
+            raise Killed
+        # Else it removes what can be removed: nothing.
+
     def close(self, fd: int) -> None:
         fails = self.meet("close")
         super().close(fd)

@@ -26,11 +26,12 @@ NOISES = ("lost", "all", "bytes", "sectors", "zeros", "holes")
 class Node:
     """A file or folder, whatever it is called."""
 
-    __slots__ = ("children", "number")
+    __slots__ = ("children", "mtime_ns", "number")
 
     def __init__(self, number: int, *, folder: bool) -> None:
         self.number = number
         self.children: dict[str, Node] | None = {} if folder else None
+        self.mtime_ns = 0  # of a file that others made; 0: when it is made again
 
 
 class Op(NamedTuple):
@@ -142,7 +143,12 @@ class Recorder(FaultyFiles):
 
     def link_open(self, source: int, target: str) -> None:
         super().link_open(source, target)
-        self._enter(target, folder=False, node=self._find(_path_of(source)))
+        known = self._find(_path_of(source))
+        self._enter(target, folder=False, node=known)
+        if known is None:  # a user's own file, of which nothing is known to be on the device
+            self._wrote(source, os.pread(source, os.fstat(source).st_size, 0), target)
+            if (node := self._find(target)) is not None:
+                node.mtime_ns = os.fstat(source).st_mtime_ns
 
     def unlink(self, path: str) -> None:
         super().unlink(path)
@@ -193,8 +199,8 @@ class Recorder(FaultyFiles):
         if node is not None:
             self._note(Op("sync", node))
 
-    def _wrote(self, fd: int, data: bytes) -> None:
-        node = self._find(_path_of(fd))
+    def _wrote(self, fd: int, data: bytes, path: str = "") -> None:
+        node = self._find(path or _path_of(fd))
         if node is not None and data:
             self._note(Op("data", node, value=bytes(data)))
 
@@ -427,3 +433,5 @@ def _build(path: str, tree: dict[str, Any], made: dict[Node, str]) -> None:
             made[value[0]] = target
             with open(target, "wb") as file:
                 file.write(value[1])
+            if value[0].mtime_ns:
+                os.utime(target, ns=(value[0].mtime_ns, value[0].mtime_ns))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from storyfiles import StoryFiles
 from wholeway import WALL, World
 
 from trainspool import artifacts as artifacts_module
@@ -41,9 +43,17 @@ class Logged:
 
     calls: list[Call] = field(default_factory=list)
     uncaptured: set[str] = field(default_factory=set)  # artifacts and tags whose content the spool could not take
+    given: list[tuple[Path, str, str]] = field(default_factory=list)  # away: where it was, its path, its content
+    begun: set[str] = field(default_factory=set)  # artifacts whose event is there, copied in the background
+    unfinished: set[str] = field(default_factory=set)  # of these, under way when the process died
 
     def note(self, kind: str, run: int, key: str, value: Any) -> None:
         self.calls.append(Call(kind, run, key, value, stream.ring.end))
+
+    @property
+    def refused(self) -> int:
+        """How many artifacts have an event and no content."""
+        return len(self.begun & (self.uncaptured | self.unfinished))
 
     def points(self, before: int | None = None) -> dict[tuple[int, str], Counter[tuple[float, int]]]:
         """Return run and key → (value, step) → times, of what ends at *before* at most."""
@@ -60,6 +70,7 @@ class Story:
     def __init__(self, world: World, *, in_order: bool = False, rounds: int = 2) -> None:
         self.world, self.in_order, self.rounds = world, in_order, rounds
         self.logged = Logged()
+        self.files = StoryFiles(world.folder / "work", self.logged)
         self.step = self.moment = 0
 
     def tell(self) -> Logged:
@@ -98,9 +109,14 @@ class Story:
         run.log_image(PIXELS, f"pictures/{number}.png")
         self._next()
         run.log_input(DATASET, context=f"round {number}")
+
+        self.files.log_all(run, number, self._next)
+        self.logged.begun.update({f"later/{number}.pt"} - self.logged.uncaptured)
         world.turn()
         world.run_agent(0.6)
+        world.background.copy()
         self._points(run)
+        self.files.note_copied(number)
         self._next()
         run.log_param(f"found in {number}", number)
         self.logged.note("params", 1, f"found in {number}", str(number))
@@ -139,11 +155,16 @@ class Story:
         self.logged.note("tags", 1, "phase", "the end")
         self.world.turn()
         self._points(run)  # stays in the ring unless the process leaves in order
+        self._next()
+        self.files.begin(run, "later/last.pt")
+        self.logged.begun.update({"later/last.pt"} - self.logged.uncaptured)
         if self.in_order:
+            self.world.background.copy()
             self._next()
             run.end("FINISHED")
             self.world.leave()
         else:
+            self.logged.unfinished = {"later/last.pt"}
             self.world.die()
 
     def _watch_staging(self, patch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,10 @@ from typing import Any, TypeVar
 
 import pytest
 from faults import Killed
+from storyfiles import Background, make_small
 
 from trainspool import artifacts as artifacts_module
+from trainspool import captures as captures_module
 from trainspool import media as media_module
 from trainspool import pump as pump_module
 from trainspool import run as run_module
@@ -96,6 +98,7 @@ class World:
         self.boot = "boot 1"
         self.alive = True
         self.in_agent = False
+        self.background = Background()
         self.after_kill: Callable[[], None] = lambda: None
         self._patch = pytest.MonkeyPatch()
 
@@ -126,6 +129,8 @@ class World:
         for module in (run_module, runevents_module, runtexts_module, artifacts_module, media_module):
             patch.setattr(module, "_time_ns", self.clock.time_ns)
         patch.setattr(asyncio, "to_thread", _inline)
+        patch.setattr(captures_module.Captures, "submit", lambda *call: self.background.submit(*call))
+        make_small(patch)
         patch.setattr(handover_module, "in_idle_thread", _inline)
         patch.setattr(pump_module, "Syncer", _InlineSyncer)
         patch.setattr(pump_module.Pump, "start", _started)
@@ -190,6 +195,7 @@ class World:
         """SIGKILL of the process: lock and descriptors go, the ring's file stays."""
         assert stream.pump is not None
         self.alive = False
+        self.background.die()
         stream.pump.close_after_fork()
         for ring in stream.pump.rings:
             ring.path = None

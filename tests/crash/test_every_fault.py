@@ -38,7 +38,7 @@ class Judge:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.calm: dict[bool, tuple[dict[str, bytes], dict[str, int], int]] = {}
+        self.calm: dict[bool, tuple[dict[str, bytes], dict[str, int], Logged, int]] = {}
         self.injected = Counter[str]()
         for in_order in (False, True):
             disk = FaultyFiles()
@@ -46,10 +46,11 @@ class Judge:
                 logged = Story(world, in_order=in_order).tell()
                 world.carry_to_the_end()
                 check_points(world.contents(), logged)
-                self.calm[in_order] = world.contents(), world.account(1), disk.steps
+                check_whole(world.contents(), logged)
+                self.calm[in_order] = world.contents(), world.account(1), logged, disk.steps
 
     def steps(self, in_order: bool) -> int:
-        return self.calm[in_order][2]
+        return self.calm[in_order][3]
 
     def try_one(self, case: Case) -> None:
         in_order, step, error, until_healed = case
@@ -82,15 +83,19 @@ class Judge:
         return bool(disk.failed)
 
     def check(self, world: World, logged: Logged, in_order: bool) -> None:
-        contents, account, _ = self.calm[in_order]
+        contents, account, calm, _ = self.calm[in_order]
         missing = tuple(paths_of(logged.uncaptured))
         expected = {path: data for path, data in contents.items() if not (missing and path.endswith(missing))}
-        found = world.contents()
+        everything = world.contents()
+        found = {path: data for path, data in everything.items() if not (missing and path.endswith(missing))}
         assert found.keys() == expected.keys(), sorted(found.keys() ^ expected.keys())
         assert not [path for path in found if found[path] != expected[path]]
         check_points(found, logged)
+        check_uncaptured(everything, logged)
+        check_given(everything, logged)
         counted = world.account(1)
-        for name in ("accepted", "stored", "folded", "damaged", "refused", "refused_events"):
+        assert counted["refused_events"] - logged.refused == account["refused_events"] - calm.refused, counted
+        for name in ("accepted", "stored", "folded", "damaged", "refused"):
             assert counted[name] == account[name], (name, counted, account)
         if not missing:
             assert counted["other_events"] == account["other_events"], (counted, account)
@@ -101,6 +106,31 @@ def check_points(contents: dict[str, bytes], logged: Logged) -> None:
         [data] = [data for path, data in contents.items() if path.endswith(f"/{f'{run}' * 32}/metrics/{key}")]
         lines = [line.split() for line in data.decode().splitlines()]
         assert Counter((float(value), int(step)) for _, value, step in lines) == points, (run, key)
+
+
+def check_whole(contents: dict[str, bytes], logged: Logged) -> None:
+    """Undisturbed, the last version of everything is there, and nothing of what was under way at the end."""
+    last = {
+        f"{f'{call.run}' * 32}/artifacts/{call.key}": call.value for call in logged.calls if call.kind == "artifacts"
+    }
+    found = {path.partition("/")[2]: data.decode() for path, data in contents.items() if "/artifacts/" in path}
+    last_words = {path: data for path, data in found.items() if path.endswith("/later/last.pt")}
+    assert not logged.uncaptured and bool(last_words) == (not logged.unfinished)
+    assert {path: data for path, data in found.items() if path not in last_words} == last
+
+
+def check_uncaptured(contents: dict[str, bytes], logged: Logged) -> None:
+    """Of what was reported as not captured there is a version that was, or nothing; never half of one."""
+    for name in logged.uncaptured:
+        known = [call.value.encode() for call in logged.calls if call.key == name]
+        assert all(data in known for path, data in contents.items() if path.endswith(f"/artifacts/{name}")), name
+
+
+def check_given(contents: dict[str, bytes], logged: Logged) -> None:
+    """What was given away is at its place, in the store, or both."""
+    for file, name, content in logged.given:
+        stored = [data for path, data in contents.items() if path.endswith(f"/artifacts/{name}")]
+        assert stored == [content.encode()] or file.read_text() == content, name
 
 
 def all_cases(judge: Judge) -> Iterator[Case]:
