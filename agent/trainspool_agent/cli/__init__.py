@@ -10,6 +10,10 @@ from importlib import import_module
 import click
 
 COMMANDS = {
+    "artifacts": (
+        "trainspool_agent.cli.artifacts:artifacts",
+        "List a run's artifacts and where they are; copy them.",
+    ),
     "demo": ("trainspool_agent.cli.demo:demo", "A real small training, logged live, and its result on screen."),
     "daemon": ("trainspool_agent.cli.daemon:daemon", "Run the agent in the foreground, for systemd and containers."),
     "cat": ("trainspool_agent.cli.cat:cat", "Print events as JSON lines."),

@@ -13,16 +13,16 @@ from typing import Any
 from trainspool.spool import events as ev
 from trainspool.spool.reader import Damage
 from trainspool_agent import checkpoint
-from trainspool_agent.compact import EventFrame, RunRef, compact
 from trainspool_agent.liveness import boot_id
+from trainspool_agent.look import artifacts
 from trainspool_agent.look.findrun import RunAt, runs_in
 from trainspool_agent.look.spool import SeenStream
+from trainspool_agent.look.waiting import waiting
 from trainspool_agent.store import meta
 from trainspool_agent.store.attempts import Sessions, outcome
-from trainspool_agent.store.changes import RunChanges
+from trainspool_agent.store.changes import Artifact, RunChanges
 from trainspool_agent.store.layout import META
 
-_FAR = 1 << 62
 KEYS = ("accepted", "stored", "folded", "dropped", "damaged", "unknown_tail", "worst_lag_ms")
 
 
@@ -34,6 +34,7 @@ class _Waiting:
     events: int = 0
     damaged_points: int = 0
     damaged_events: int = 0
+    artifacts: list[Artifact] = field(default_factory=list)
     sessions: Sessions = field(default_factory=Sessions)
 
 
@@ -46,35 +47,36 @@ def run_facts(run: RunAt, streams: list[SeenStream]) -> dict[str, Any]:
     saved = _saved(run.folder)
     counts, positions = saved.get("counts", {}), saved.get("streams", {})
     gaps = {name: list(gap) for name, gap in saved.get("gaps", {}).items()}
-    waiting, parts = _Waiting(), []
+    found, parts = _Waiting(), []
     for seen in streams:
         if seen.name in positions or (not seen.finished and any(one.run_id == run.run_id for one in runs_in(seen))):
             parts.append(_part(seen, positions.get(seen.name, 0)))
             if not seen.finished:
-                _add_waiting(waiting, gaps, run.run_id, seen, positions.get(seen.name, 0))
+                _add_waiting(found, gaps, run.run_id, seen, positions.get(seen.name, 0))
     known = {part["stream"] for part in parts}
     parts += [{"stream": name, "life": "no longer in the spool"} for name in positions if name not in known]
     dropped_points, dropped_events = (sum(gap[index] for gap in gaps.values()) for index in (0, 1))
     unknown = bool(counts.get("unknown_tail")) or any(part.get("unknown_tail") for part in parts)
     account = {
-        "accepted": counts.get("accepted", 0) + waiting.points + waiting.damaged_points,
+        "accepted": counts.get("accepted", 0) + found.points + found.damaged_points,
         "stored": counts.get("stored", 0),
         "folded": counts.get("folded", 0),
         "dropped": dropped_points,
-        "damaged": counts.get("damaged", 0) + waiting.damaged_points,
+        "damaged": counts.get("damaged", 0) + found.damaged_points,
         "unknown_tail": unknown,
         "worst_lag_ms": counts.get("worst_lag_ms", 0),
     }
     return {
-        **_about(run, waiting),
+        **_about(run, found),
         "account": account,
-        "waiting": {"points": waiting.points, "events": waiting.events},
+        "waiting": {"points": found.points, "events": found.events},
         "refused": {"points": counts.get("refused", 0), "events": counts.get("refused_events", 0)},
         "other_events": {
-            "accepted": counts.get("other_events", 0) + waiting.events,
+            "accepted": counts.get("other_events", 0) + found.events,
             "dropped": dropped_events,
-            "damaged": counts.get("damaged_events", 0) + waiting.damaged_events,
+            "damaged": counts.get("damaged_events", 0) + found.damaged_events,
         },
+        "artifacts": artifacts.counted(artifacts.state_of(run, saved or None), found.artifacts),
         "problems": list(saved.get("problems", [])),
         "streams": parts,
     }
@@ -89,7 +91,7 @@ def needs_a_person(facts: dict[str, Any]) -> bool:
 
 def is_complete(facts: dict[str, Any]) -> bool:
     """Whether the store has the run's end and all that the spool has of it."""
-    waits = facts["waiting"]["points"] or facts["waiting"]["events"]
+    waits = facts["waiting"]["points"] or facts["waiting"]["events"] or facts["artifacts"]["waiting"]
     return facts["in_store"] and facts["status"] in ("FINISHED", "FAILED", "KILLED") and not waits
 
 
@@ -112,35 +114,29 @@ def _part(seen: SeenStream, position: int) -> dict[str, Any]:
     }
 
 
-def _add_waiting(waiting: _Waiting, gaps: dict[str, list[int]], run_id: str, seen: SeenStream, begin: int) -> None:
-    frames = seen.frames(begin)
-
-    def position(ref: RunRef) -> int:
-        return 0 if ref.run_id == run_id else _FAR  # other runs are none of ours
-
-    with contextlib.closing(frames):
-        for part in frames.read():
-            if isinstance(part, Damage):
-                waiting.damaged_points += part.points
-                waiting.damaged_events += part.events
-            elif isinstance(part, EventFrame):
-                for changes in compact([part], frames.dictionary, seen.name, position).runs.values():
-                    _add(waiting, gaps, seen.name, changes)
+def _add_waiting(found: _Waiting, gaps: dict[str, list[int]], run_id: str, seen: SeenStream, begin: int) -> None:
+    for part in waiting(run_id, seen, begin):
+        if isinstance(part, Damage):
+            found.damaged_points += part.points
+            found.damaged_events += part.events
+        else:
+            _add(found, gaps, seen.name, part)
     if run_id in seen.dropped:
         _drop(gaps, seen.name, *seen.dropped[run_id])
 
 
-def _add(waiting: _Waiting, gaps: dict[str, list[int]], stream: str, changes: RunChanges) -> None:
-    waiting.points += changes.point_count
-    waiting.events += changes.other_events
+def _add(found: _Waiting, gaps: dict[str, list[int]], stream: str, changes: RunChanges) -> None:
+    found.points += changes.point_count
+    found.events += changes.other_events
+    found.artifacts += changes.artifacts
     if changes.gap is not None:
         _drop(gaps, stream, changes.gap.points, changes.gap.events)
     for start in changes.starts:
-        waiting.sessions.started(stream, start)
+        found.sessions.started(stream, start)
     for end in changes.ends:
-        waiting.sessions.ended(stream, end)
+        found.sessions.ended(stream, end)
     if changes.epitaph is not None:
-        waiting.sessions.epitaph(stream, changes.epitaph)
+        found.sessions.epitaph(stream, changes.epitaph)
 
 
 def _drop(gaps: dict[str, list[int]], stream: str, points: int, events: int) -> None:
@@ -149,12 +145,12 @@ def _drop(gaps: dict[str, list[int]], stream: str, points: int, events: int) -> 
     gaps[stream] = [max(known[0], points), max(known[1], events)]
 
 
-def _about(run: RunAt, waiting: _Waiting) -> dict[str, Any]:
+def _about(run: RunAt, found: _Waiting) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if run.folder is not None:
         with contextlib.suppress(OSError, meta.UnreadableMeta):
             values = meta.read(run.folder / META)
-    spooled = outcome(waiting.sessions)
+    spooled = outcome(found.sessions)
     status = values.get("status", spooled.status if spooled else None)
     return {
         "run_id": run.run_id,

@@ -37,7 +37,7 @@ class Hashing:
 
     def __init__(self, run_folder: str, path: str, digest: str | None = None) -> None:
         self.run_folder, self.path, self.digest = run_folder, path, digest
-        self.fd = _open_stored(run_folder, path)
+        self.fd = open_stored(run_folder, path)
         self.info = os.fstat(self.fd)
         self.done_bytes, self._hash = 0, new_hash()
 
@@ -60,7 +60,7 @@ class Hashing:
 def is_as_hashed(run_folder: str, path: str, info: os.stat_result) -> bool:
     """Whether the stored artifact still is the file that was looked at, unchanged."""
     try:
-        fd = _open_stored(run_folder, path)
+        fd = open_stored(run_folder, path)
     except OSError:
         return False
     try:
@@ -78,7 +78,7 @@ def share(experiment: str, run_id: str, path: str, digest: str) -> bool:
         OSError: it is stored as it was.
     """
     run_folder = f"{experiment}/{run_id}"
-    fd = _open_stored(run_folder, path)
+    fd = open_stored(run_folder, path)
     try:
         info = os.fstat(fd)
     finally:
@@ -105,7 +105,7 @@ def restage(run_folder: str, path: str, staging: str, staged: str) -> None:
     """
     folder = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        mine, fd = os.stat(staged, dir_fd=folder, follow_symlinks=False), _open_stored(run_folder, path)
+        mine, fd = os.stat(staged, dir_fd=folder, follow_symlinks=False), open_stored(run_folder, path)
         try:
             info = os.fstat(fd)
             if mine.st_nlink == 1 and stat.S_ISREG(mine.st_mode) and mine.st_dev == info.st_dev:
@@ -163,7 +163,7 @@ def _find(experiment: str, digest: str, info: os.stat_result) -> int:
                 run_id, path, *seen = json.loads(file.read(8192))
             if not is_run_id(run_id):
                 continue
-            fd = _open_stored(f"{folder}/{run_id}", path)
+            fd = open_stored(f"{folder}/{run_id}", path)
         except (OSError, ValueError, TypeError, AttributeError, Refused):
             continue
         found = os.fstat(fd)
@@ -194,7 +194,7 @@ def _seen(info: os.stat_result) -> tuple[int, int, int]:
     return info.st_size, info.st_mtime_ns, info.st_ino
 
 
-def _open_stored(run_folder: str, path: str) -> int:
+def open_stored(run_folder: str, path: str) -> int:
     """Open a stored artifact to read, no link followed on the way.
 
     Raises:

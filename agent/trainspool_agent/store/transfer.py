@@ -53,7 +53,7 @@ class Transfer:
         self.done_bytes = self.size = 0
         self.ready = False
         self.digest: str | None = None
-        self._part = f"{PART}{boot_id[:8]}-{stream[:16]}-{artifact.offset:x}"
+        self._part = part_name(boot_id, stream, artifact.offset)
         self._source = self._target = -1
         self._hash: Any = None
 
@@ -246,6 +246,11 @@ def is_being_written(part: str) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def part_name(boot_id: str, stream: str, offset: int) -> str:
+    """Return the name of a long copy that is under way: of the event at *offset* of *stream*, written in this boot."""
+    return f"{PART}{boot_id[:8]}-{stream[:16]}-{offset:x}"
 
 
 _CHANGED = "was logged with link=True and changed before it could be stored: it is not kept"
