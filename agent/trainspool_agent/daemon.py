@@ -155,6 +155,7 @@ class Agent:
             begun = time.thread_time()
             self._save()
             self._save_due = now + min((time.thread_time() - begun) / SAVE_SHARE, SAVE_INTERVAL_S_MAX)
+        self.health.artifacts = self.stores.artifacts()
         with contextlib.suppress(OSError):
             self.health.write()
         _limit_log()

@@ -9,9 +9,11 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from trainspool.errors import TrainspoolError
 from trainspool_agent.compact import Batch, EventFrame, RunRef, compact
+from trainspool_agent.health import explain
 from trainspool_agent.pace import Pace
 from trainspool_agent.store.errors import RunHeld, RunMoved, StoreRefused
 from trainspool_agent.store.handover import Handover
@@ -244,6 +246,17 @@ class Stores:
     def handovers(self) -> dict[str, Handover]:
         """Return what brings artifacts to their places, by store."""
         return {str(root): store.handover for root, store in self._open.items()}
+
+    def artifacts(self) -> dict[str, dict[str, Any]]:
+        """Return, by store, how far the artifacts are that are on their way, and why they wait; for the health file."""
+        found: dict[str, dict[str, Any]] = {}
+        for root, handover in self.handovers().items():
+            progress = handover.progress()
+            if progress is not None:
+                error, next_step = explain(handover.error) if handover.error is not None else (None, None)
+                about = progress._asdict() | {"remaining_s": progress.remaining_s}
+                found[root] = {**about, "error": error, "next_step": next_step}
+        return found
 
     def is_settled(self, run: RunRef, stream: str) -> bool:
         try:

@@ -69,6 +69,8 @@ class Health:
         self.path = folder / FILE
         self.agent: dict[str, Any] = {"pid": os.getpid(), "started": time.time_ns(), "spools": []}
         self.streams: dict[str, StreamFacts] = {}
+        self.artifacts: dict[str, dict[str, Any]] = {}
+        """By store: how far the artifacts are that are on their way to it."""
         self.finished = 0
         self.notes: list[dict[str, Any]] = []
         self._written_at = 0.0
@@ -93,6 +95,8 @@ class Health:
         if not force and now - self._written_at < WRITE_INTERVAL_S:
             return
         facts = {**self.agent, "finished_streams": self.finished, "notes": self.notes}
+        if self.artifacts:
+            facts["artifacts"] = self.artifacts
         facts["streams"] = [vars(stream) for stream in self.streams.values()]
         text = _encoded(facts)
         self._written_at = now

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from trainspool.spool import layout
 from trainspool.spool.ringfolder import agent_folder, ring_folder
@@ -21,6 +22,7 @@ from trainspool_agent.daemon import Agent
 from trainspool_agent.discover import Place
 from trainspool_agent.liveness import Life
 from trainspool_agent.settings import Settings
+from trainspool_agent.store.handover import Handover
 from trainspool_agent.tail import Stream
 from trainspool_agent.takeover import TakenStream, Takeover
 
@@ -31,11 +33,12 @@ STALLED_PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it is, in bytes of events and metric points."""
+    """How far it is, in bytes of events and artifacts, and metric points; *artifacts* are still on their way."""
 
     done_bytes: int
     total_bytes: int
     points: int
+    artifacts: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Report:
     live: int = 0
     bytes: int = 0
     points: int = 0
+    artifacts: int = 0
+    artifact_bytes: int = 0
     seconds: float = 0.0
     by_agent: int | None = None
     """The pid of the agent that did it, None if this process did."""
@@ -123,13 +128,15 @@ def _carry(settings: Settings, spools: tuple[Path, ...], progress: Callable[[Pro
     ends: dict[Place, int] = {}
     begins: dict[Place, int] = {}
     seen: dict[Place, Stream] = {}
+    handovers: dict[str, Handover] = {}
 
     def look(agent: Agent) -> None:
+        handovers.update(agent.stores.handovers())
         for place, stream in agent.streams.items():
             if place not in seen:
                 seen[place] = stream
                 begins[place], ends[place] = stream.cursor.offset, discover.stream_end(place)
-        progress(_progress(seen, begins, ends))
+        progress(_with_artifacts(_progress(seen, begins, ends), agent.health.artifacts))
 
     agent = Agent(settings, spools=spools, until_done=True, on_tick=look)
     asyncio.run(agent.run())
@@ -138,7 +145,10 @@ def _carry(settings: Settings, spools: tuple[Path, ...], progress: Callable[[Pro
     last = _progress(seen, begins, ends)
     problems = [problem for stream in seen.values() for problem in _problems_of(stream)]
     problems += [Problem(note["where"], note["error"], note["next_step"]) for note in agent.health.notes]
-    counted = len(seen), len(live), last.done_bytes, last.points, time.monotonic() - begun
+    problems += _waiting(agent.health.artifacts)
+    counts, size = (sum(counts) for counts in zip((0, 0), *(one.published for one in handovers.values()), strict=True))
+    seconds = time.monotonic() - begun
+    counted = len(seen), len(live), last.done_bytes, last.points, counts, size, seconds
     return Report(*counted, None, problems, stopped=agent.stopped)
 
 
@@ -175,11 +185,24 @@ def _progress(seen: Mapping[Place, Stream], begins: dict[Place, int], ends: dict
     return Progress(done, max(done, total), sum(stream.facts.points for stream in seen.values()))
 
 
+def _with_artifacts(so_far: Progress, artifacts: dict[str, dict[str, Any]]) -> Progress:
+    done, size, waiting = (sum(one[key] for one in artifacts.values()) for key in ("done_bytes", "bytes", "waiting"))
+    return Progress(so_far.done_bytes + done, so_far.total_bytes + size, so_far.points, waiting)
+
+
+def _waiting(artifacts: dict[str, dict[str, Any]]) -> list[Problem]:
+    """Artifacts that did not come to their place, by store, and why."""
+    return [
+        Problem(store, f"{about['waiting']} artifacts wait: {about['error'] or _LATE}", about["next_step"] or _LOOK)
+        for store, about in artifacts.items()
+    ]
+
+
 def _problems_of(stream: Stream) -> list[Problem]:
     facts, where = stream.facts, str(stream.folder)
     found = []
     if facts.error is not None:
-        found.append(Problem(where, facts.error, facts.next_step or "trainspool status"))
+        found.append(Problem(where, facts.error, facts.next_step or _LOOK))
     if facts.damages or facts.damaged_events:
         lost = f"{facts.damaged_events} events with {facts.damaged_points} points"
         what = f"damaged in {facts.damages} places: {lost} are lost; the rest is stored"
@@ -211,36 +234,40 @@ def _wait(
             _point_to(folder, spool)
     wanted = _wanted(everything)
     starts = {place: _reached(place, {}) for place in wanted}
-    moved_at, last = time.monotonic(), -1
+    moved_at, last = time.monotonic(), None
     while True:
-        facts = _facts(folder)
+        facts, artifacts = _facts(folder)
         reached = {place: min(end, _reached(place, facts)) for place, end in wanted.items()}
         done = sum(reached.values()) - sum(min(starts[place], end) for place, end in wanted.items())
         total = sum(max(0, end - starts[place]) for place, end in wanted.items())
-        progress(Progress(done, total, 0))
+        progress(_with_artifacts(Progress(done, total, 0), artifacts))
         behind = [place for place, end in wanted.items() if reached[place] < end]
-        if done != last:
-            moved_at, last = time.monotonic(), done
-        problems = [_why_behind(place, facts) for place in behind]
+        so_far = done, [(one["waiting"], one["done_bytes"]) for one in artifacts.values()]
+        if so_far != last:
+            moved_at, last = time.monotonic(), so_far
+        problems = [_why_behind(place, facts) for place in behind] + _waiting(artifacts)
         stalled_s = time.monotonic() - moved_at
-        held = bool(problems) and all(problem.what != _LATE for problem in problems)
-        if not behind or (held and stalled_s > HELD_PATIENCE_S) or stalled_s > STALLED_PATIENCE_S:
+        held = bool(problems) and not any(problem.what.endswith(_LATE) for problem in problems)
+        if not problems or (held and stalled_s > HELD_PATIENCE_S) or stalled_s > STALLED_PATIENCE_S:
             pid = about.get("pid")
             live = sum(facts.get(place.name, {}).get("life") == "alive" for place in wanted)
             by_agent = pid if isinstance(pid, int) else 0
-            return Report(len(wanted), live, done, 0, time.monotonic() - begun, by_agent, problems)
+            return Report(
+                len(wanted), live, done, seconds=time.monotonic() - begun, by_agent=by_agent, problems=problems
+            )
         if running_agent() is None:
             return None
         time.sleep(POLL_INTERVAL_S)
 
 
 _LATE = "the agent has not carried it yet"
+_LOOK = "trainspool status"
 
 
 def _why_behind(place: Place, facts: dict[str, dict[str, object]]) -> Problem:
     about = facts.get(place.name, {})
     error, next_step = about.get("error"), about.get("next_step")
-    return Problem(str(place.folder), str(error or _LATE), str(next_step or "trainspool status"))
+    return Problem(str(place.folder), str(error or _LATE), str(next_step or _LOOK))
 
 
 def _wanted(spools: tuple[Path, ...]) -> dict[Place, int]:
@@ -253,12 +280,15 @@ def _wanted(spools: tuple[Path, ...]) -> dict[Place, int]:
 
 
 def _reached(place: Place, facts: dict[str, dict[str, object]]) -> int:
-    stored = facts.get(place.name, {}).get("stored")
-    return max(stored if isinstance(stored, int) else 0, cursors.load(place.folder).offset)
+    stored, cursor = facts.get(place.name, {}).get("stored"), cursors.load(place.folder)
+    # What the agent says in its health file has the artifacts beside it; the cursor may be of later.
+    return max(stored if isinstance(stored, int) else 0, cursor.offset if cursor.finished else cursor.stored)
 
 
-def _facts(folder: Path) -> dict[str, dict[str, object]]:
-    return {stream["stream"]: stream for stream in (health.read(folder) or {}).get("streams", [])}
+def _facts(folder: Path) -> tuple[dict[str, dict[str, object]], dict[str, dict[str, Any]]]:
+    """What the agent says of its streams, and of the artifacts on their way to its stores."""
+    said = health.read(folder) or {}
+    return {stream["stream"]: stream for stream in said.get("streams", [])}, said.get("artifacts", {})
 
 
 def _point_to(folder: Path, spool: Path) -> None:

@@ -28,6 +28,7 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 _JOB_CONTROL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # and by nobody who starts a command
 _CLOCK_SLACK_NS = 10**9
+_SAID = {"stored": "stored", "waiting": "on their way", "refused": "refused"}
 _FROM_THE_TERMINAL = 0x80  # si_code SI_KERNEL: the terminal signals its whole foreground group, the command too
 
 
@@ -146,6 +147,7 @@ class _Tracked:
         facts = self._when_complete()
         counts, left = facts["account"], facts["waiting"]["points"] + facts["waiting"]["events"]
         points = f"{counts['accepted']:,} points accepted, {counts['stored']:,} stored, {counts['dropped']:,} dropped"
+        points += _artifacts(facts["artifacts"])
         if account.is_complete(facts):
             return f"run {self.run.name} {facts['status']}: {points}. It is in {facts['path']}"
         where = f"on its way to {self.run.store}" if facts["in_store"] else f"in the spool, for {self.run.store}"
@@ -183,6 +185,13 @@ class _Tracked:
     @property
     def _next(self) -> str:
         return f"Next: trainspool sync, then trainspool status {self.run.run_id}"
+
+
+def _artifacts(counts: dict[str, Any]) -> str:
+    if not (counts["stored"] or counts["waiting"] or counts["refused"]):
+        return ""
+    shown = (f"{counts[key]:,} {said}" for key, said in _SAID.items() if counts[key] or key == "stored")
+    return f"; artifacts: {', '.join(shown)}"
 
 
 def _about(command: Sequence[str]) -> dict[str, str]:

@@ -127,5 +127,12 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
+def progress(about: dict[str, Any]) -> str:
+    """Return how far artifacts are, of what the agent says in its health file, as a person reads it."""
+    how_far = f"{size(about['done_bytes'])} of {size(about['bytes'])}, {size(about['rate'])}/s"
+    left = f", {seconds(about['remaining_s'])} left" if about["remaining_s"] is not None else ""
+    return f"{about['waiting']:,} left, {how_far}{left}: {about['path']}"
+
+
 def count(value: int) -> str:
     return f"{value:,}"

@@ -17,6 +17,7 @@ from trainspool_agent.settings import Settings
 
 DEFAULT_STORE = Path("mlruns")
 USAGE_KEYS = "spool", "bytes", "quota_bytes", "files", "quota_files", "freed_segments", "freed_bytes"
+ARTIFACT_KEYS = "waiting", "bytes", "done_bytes", "rate", "remaining_s", "path"
 
 
 @click.command()
@@ -80,6 +81,8 @@ def _print_agent(facts: dict[str, Any]) -> None:
         freed = f"; {one['freed_segments']:,} segments deleted, {show.size(one['freed_bytes'])}{early}"
         full = f"{show.size(one['bytes'])} of {show.size(one['quota_bytes'])}{freed if one['freed_segments'] else ''}"
         show.say(f"spool   {one['spool']}  {full}", "red" if one["excess"] else None)
+    for store, one in facts["artifacts"].items():
+        show.say(f"artifacts on their way to {store}: {show.progress(one)}")
 
 
 def _print_streams(facts: dict[str, Any], everything: bool) -> None:
@@ -114,6 +117,9 @@ def _print_plain(facts: dict[str, Any]) -> None:
     state = "running" if agent["running"] else "not running"
     show.print_lines([("agent", state, agent.get("pid"), agent.get("version"), agent["log"])])
     show.print_lines(("spool", *(one[key] for key in USAGE_KEYS)) for one in facts["usage"])
+    show.print_lines(
+        ("artifacts", store, *(one[key] for key in ARTIFACT_KEYS)) for store, one in facts["artifacts"].items()
+    )
     keys = "stream", "host", "program", "pid", "life", "written", "in_ring", "stored", "waiting", "lag_ms", "absorbs_s"
     for fact in facts["streams"]:
         show.print_lines(
@@ -139,6 +145,7 @@ def _print_run(facts: dict[str, Any]) -> None:
         about = f"{part['program']}, pid {part['pid']} on {part['host']}, " if part.get("pid") else ""
         show.say(f"stream     {part['stream'][:8]}  {about}{part['life']}")
     _print_account(facts)
+    _print_artifacts(facts["artifacts"], facts["run_id"])
     for problem in facts["problems"]:
         show.say(problem, "red")
 
@@ -167,9 +174,20 @@ def _print_account(facts: dict[str, Any]) -> None:
     show.print_table(("account", ">", ""), shown)
 
 
+def _print_artifacts(counts: dict[str, Any], run_id: str) -> None:
+    if not any((counts["stored"], counts["waiting"], counts["refused"])):
+        return
+    ways = ", ".join(f"{count:,} {how}" for how, count in sorted(counts["captured"].items()))
+    stored = f"{counts['stored']:,} stored, {show.size(counts['bytes'])}{f' ({ways})' if ways else ''}"
+    coming = f"; {counts['waiting']:,} on their way, {show.size(counts['waiting_bytes'])}" if counts["waiting"] else ""
+    refused = f"; {counts['refused']:,} refused" if counts["refused"] else ""
+    show.say(f"artifacts  {stored}{coming}{refused}. Next: trainspool artifacts ls {run_id[:8]}")
+
+
 def _print_run_plain(facts: dict[str, Any]) -> None:
     keys = "run_id", "name", "status", "experiment", "store", "path"
     show.print_lines((key, facts[key]) for key in keys)
     show.print_lines(facts["account"].items())
     show.print_lines([("waiting", facts["waiting"]["points"]), ("other_events", facts["other_events"]["accepted"])])
+    show.print_lines((f"artifacts_{key}", facts["artifacts"][key]) for key in ("stored", "bytes", "waiting", "refused"))
     show.print_lines(("problem", problem) for problem in facts["problems"])

@@ -65,7 +65,8 @@ def _with_progress_bar(settings: Settings, spools: tuple[Path, ...]) -> Report:
         task = bar.add_task("sync", total=None, points="")
 
         def show(progress: Progress) -> None:
-            points = f"{progress.points:,} points" if progress.points else ""
+            counts = (progress.points, "points"), (progress.artifacts, "artifacts to go")
+            points = ", ".join(f"{count:,} {what}" for count, what in counts if count)
             bar.update(task, completed=progress.done_bytes, total=progress.total_bytes or None, points=points)
 
         return carry_over(settings, spools, show)
@@ -107,8 +108,9 @@ def _what_was_done(report: Report) -> str:
     if report.by_agent is not None:
         return f"the agent (pid {report.by_agent}) carried {_count(report.streams, 'stream')}, {size}."
     rate = report.points / max(report.seconds, 1e-3)
+    artifacts = f" and {_count(report.artifacts, 'artifact')} of {report.artifact_bytes / 1e6:.1f} MB"
     carried = f"carried {_count(report.streams, 'stream')}, {size}, {report.points:,} points"
-    return f"{carried} in {report.seconds:.1f} s ({rate:,.0f} points/s)."
+    return f"{carried}{artifacts if report.artifacts else ''} in {report.seconds:.1f} s ({rate:,.0f} points/s)."
 
 
 def _count(number: int, noun: str) -> str:

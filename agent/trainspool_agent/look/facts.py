@@ -75,6 +75,8 @@ def readable(found: dict[str, Any], run_name: str) -> str:
         text = f"{found['key']}={_short(found['value'])}"
     elif kind == "points":
         text = "  ".join(f"{key}={_short(value)}" for key, value in found["values"].items())
+    elif kind == "artifact" and isinstance(found.get("bytes"), int):
+        text = f"artifact  {found['path']}  {found['bytes']:,} bytes  {found.get('captured', '')}".rstrip()
     else:
         left_out = ("stream", "offset", "kind", "run", "time")
         rest = {key: value for key, value in found.items() if key not in left_out and value not in (None, {}, "")}

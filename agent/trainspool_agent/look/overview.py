@@ -35,13 +35,28 @@ def overview(spools: list[Path], rules: Retention = Retention()) -> dict[str, An
     usage = [usage_facts(spool, rules, (said or {}).get("retention") or {}) for spool in spools]
     problems = [*_agent_problems(agent, said), *(one for fact in usage for one in usage_problems(fact))]
     problems += (one for fact in facts for one in _stream_problems(fact))
+    on_their_way = _artifacts(said) if agent["running"] else {}
+    problems += (_problem(store, *why) for store, one in on_their_way.items() if (why := _why_waiting(one)))
     return {
         "agent": agent,
         "spools": [str(spool) for spool in spools],
         "usage": usage,
         "streams": facts,
+        "artifacts": on_their_way,
         "problems": problems,
     }
+
+
+def _artifacts(said: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """What the agent said last of the artifacts on their way, by store."""
+    found = (said or {}).get("artifacts")
+    return found if isinstance(found, dict) else {}
+
+
+def _why_waiting(about: dict[str, Any]) -> tuple[str, str] | None:
+    if not about.get("error"):
+        return None
+    return f"{about.get('waiting')} artifacts wait: {about['error']}", str(about.get("next_step"))
 
 
 def _agent() -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -56,14 +56,33 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-class Progress(NamedTuple):
-    """How far it is; *rate* in bytes a second, of the last seconds."""
+class Done(NamedTuple):
+    """What came to its place."""
 
-    artifacts: int
+    artifacts: int = 0
+    bytes: int = 0
+
+    def __sub__(self, other: Done) -> Done:
+        return Done(self.artifacts - other.artifacts, self.bytes - other.bytes)
+
+
+class Progress(NamedTuple):
+    """How far it is since nothing was on its way last; *rate* in bytes a second, of the last seconds.
+
+    Attributes:
+        waiting: artifacts that are not in their place.
+        path: of the one that is being copied, or of the next one.
+    """
+
+    waiting: int
     bytes: int
     done_bytes: int
     rate: float
     path: str
+
+    @property
+    def remaining_s(self) -> float | None:
+        return (self.bytes - self.done_bytes) / self.rate if self.rate else None
 
 
 class Handover:
@@ -98,7 +117,8 @@ class Handover:
         self._aside: dict[Expected, str] = {}  # long copies that wait, and their runs
         self._copying: tuple[Expected, Transfer] | None = None
         self._hashing: tuple[str, Hashing] | None = None
-        self._moved: deque[tuple[float, int]] = deque()
+        self._moved: deque[tuple[float, int]] = deque()  # when, and what was there by then
+        self.published = self._idle_at = Done()
 
     def wake(self) -> None:
         """See to it that someone is at work, if there is anything to do."""
@@ -144,18 +164,25 @@ class Handover:
         return min((one.artifact.offset for _, one in self._expected() if one.stream == stream), default=None)
 
     def progress(self) -> Progress | None:
-        """Return how far it is, None if nothing is on its way."""
+        """Return how far it is, None if nothing is on its way. Ask every second or so: the rate is of what was seen."""
         waiting = [one for _, one in self._expected()]
         if not waiting:
+            self._idle_at = self.published
+            self._moved.clear()
             return None
-        now = time.monotonic()
-        while self._moved and now - self._moved[0][0] > RATE_WINDOW_S:
-            self._moved.popleft()
-        moved = sum(count for _, count in self._moved)
-        rate = moved / max(0.1, now - self._moved[0][0]) if self._moved else 0.0
         copying = self._copying[1] if self._copying else None
-        done, path = (copying.done_bytes, copying.artifact.path) if copying else (0, waiting[0].artifact.path)
-        return Progress(len(waiting), sum(one.artifact.size for one in waiting), done, rate, path)
+        before = (self.published - self._idle_at).bytes
+        done = before + (copying.done_bytes if copying else 0)
+        path = copying.artifact.path if copying else waiting[0].artifact.path
+        return Progress(len(waiting), before + sum(one.artifact.size for one in waiting), done, self._rate(done), path)
+
+    def _rate(self, done_bytes: int) -> float:
+        now = time.monotonic()
+        self._moved.append((now, done_bytes))
+        while len(self._moved) > 2 and now - self._moved[0][0] > RATE_WINDOW_S:
+            self._moved.popleft()
+        begun, before = self._moved[0]
+        return max(0, done_bytes - before) / (now - begun) if now > begun else 0.0
 
     def _expected(self) -> Iterator[tuple[RunState, Expected]]:
         for run_id in self._memory.expecting:
@@ -260,6 +287,7 @@ class Handover:
                     why = error
                 else:
                     _enter(state, expected, info.st_size, one.transfer.digest)
+                    self.published = Done(self.published.artifacts + 1, self.published.bytes + one.transfer.size)
             if isinstance(why, Refused):
                 _refuse(state, expected, why)
             if path not in state.expected:
@@ -284,13 +312,12 @@ class Handover:
         if state is None or state.expected.get(expected.artifact.path) is not expected:
             self._drop()  # a later one of that path took its place, or another agent its run
             return True
-        before, why = transfer.done_bytes, None
+        why = None
         try:
             if not transfer.ready:
                 await to_its_end(in_idle_thread(transfer.step))
         except Refused as error:
             why = error
-        self._moved.append((time.monotonic(), transfer.done_bytes - before))
         if transfer.ready or why is not None:
             if why is None:
                 await self._sync_part(transfer)
