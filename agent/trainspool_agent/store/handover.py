@@ -444,7 +444,8 @@ def _refuse(state: RunState, expected: Expected, error: Refused) -> None:
     del state.expected[path]
     state.remember_artifact(path, expected.order)  # decided: its event may come again, and is not to be counted twice
     state.counts["refused_events"] += expected.counts
-    state.note_problem(str(error))
+    name = f"{path!r:.200}"
+    state.note_problem(str(error) if name in str(error) else f"artifact {name}: {error}")
     log.error("artifact not stored run=%s path=%.200r error=%r", state.run_id, path, str(error))
 
 

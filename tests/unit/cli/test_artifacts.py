@@ -163,7 +163,7 @@ def test_one_whose_staged_file_is_gone_is_refused_by_its_path(box: Box) -> None:
     assert listed(box, "one")["note.txt"]["why"] == "its staged file is missing"
     box.process(*box.trainspool("sync"))
     one = listed(box, "one")["note.txt"]
-    assert one["where"] == "refused" and "missing" in one["why"]
+    assert one["where"] == "refused" and one["why"].startswith("artifact 'note.txt': staged file ")
 
 
 def test_what_someone_put_there_is_foreign_and_what_someone_removed_is_said(carried: Box) -> None:
@@ -220,6 +220,19 @@ ALL = {
     "folder/b/d": b"d" * 10,
     "note.txt": b"words",
 }
+
+
+def test_run_says_what_became_of_them_at_its_end(box: Box) -> None:
+    inner = "import trainspool as ts\nwith ts.start_run(): ts.log_text('words', 'note.txt')"
+    done = box.process(*box.trainspool("run", "-n", "w", "--", sys.executable, "-c", inner))
+    assert "artifacts: 0 stored, 1 on their way" in done.stderr
+
+
+def test_tail_shows_path_size_and_how_to_a_person() -> None:
+    from trainspool_agent.look import facts
+
+    event = {"kind": "artifact", "time": 0, "path": "a/b", "bytes": 70_000, "captured": "cloned", "staged": "0f3a"}
+    assert facts.readable(event, "one").split()[-5:] == ["artifact", "a/b", "70,000", "bytes", "cloned"]
 
 
 @pytest.mark.parametrize("stored", [False, True])
