@@ -18,6 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench import (  # noqa: E402
     agent_load,
+    artifacts,
     bytes_per_point,
     compaction,
     disk,
@@ -46,6 +47,7 @@ SCENARIOS: dict[str, Callable[[Place, bool], list[Line]]] = {
     "compaction": compaction.compaction,
     "agent": agent_load.agent_load,
     "latency": latency.latency,
+    "artifacts": artifacts.artifacts,
     "recovery": recovery.recovery,
 }
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import agents
@@ -26,7 +27,7 @@ time.sleep(1)
 
 def latency(place: Place, quick: bool) -> list[Line]:
     """Log call → visible in the store."""
-    times = _visible(place, 100 if quick else 750)
+    times = visible(place, 100 if quick else 750)
     return [
         Line(
             "log call → visible in the store, p99",
@@ -39,9 +40,11 @@ def latency(place: Place, quick: bool) -> list[Line]:
     ]
 
 
-def _visible(place: Place, points: int) -> Spread:
+def visible(place: Place, points: int, beside: Callable[[Path], None] = lambda _: None) -> Spread:
+    """Return how late points are, in µs, while what *beside* starts in the same home goes on."""
     home = place.fresh("latency")
     with agents.daemon(place, home):
+        beside(home)
         logger = subprocess.Popen([sys.executable, "-c", _LOGGER, str(points)], env=place.environment(home), cwd=home)
         try:
             lags = _poll(home, points, logger)

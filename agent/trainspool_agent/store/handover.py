@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from trainspool.spool.layout import host_name
@@ -232,7 +233,7 @@ class Handover:
     # -- what is quick
 
     async def _quick(self, state: RunState) -> tuple[bool, bool]:
-        """Publish what can be linked, shared or is small, some dozens at once; long ones are put aside."""
+        """Publish what can be linked, shared or is small, some hundreds at once; long ones are put aside."""
         if not os.path.isdir(state.folder):
             self._memory.relocate(state)
             if state.gone:  # someone removed the run: so its artifacts are nowhere to go
@@ -241,7 +242,7 @@ class Handover:
         for expected in state.expected.values():
             if expected.artifact.about is not None:
                 self._aside[expected] = state.run_id  # to be encoded, which takes long
-        chosen = [one for one in state.expected.values() if one not in self._aside][:ARTIFACTS_AT_ONCE]
+        chosen = list(islice((one for one in state.expected.values() if one not in self._aside), ARTIFACTS_AT_ONCE))
         if not chosen:
             self._settle(state)
             return False, False
@@ -276,25 +277,23 @@ class Handover:
         if state is not self._memory.peek(state.run_id):
             return  # another agent took the run meanwhile
         self._hold(state.run_id)
-        for one in begun:
-            path, expected, why = one.expected.artifact.path, one.expected, one.why
-            if state.expected.get(path) is not expected:
-                continue  # a later one took its place
-            if one.transfer is not None and one.transfer.ready:
-                try:
-                    info = await to_its_end(asyncio.to_thread(one.transfer.publish, state.folder))
-                except Refused as error:
-                    why = error
-                else:
-                    _enter(state, expected, info.st_size, one.transfer.digest)
-                    self.published = Done(self.published.artifacts + 1, self.published.bytes + one.transfer.size)
+        failed: OSError | None = None
+        ours = [one for one in begun if state.expected.get(one.expected.artifact.path) is one.expected]
+        for one, why in await to_its_end(asyncio.to_thread(_publish_all, ours, state.folder)):
             if isinstance(why, Refused):
-                _refuse(state, expected, why)
-            if path not in state.expected:
-                streams.add(expected.stream)
+                _refuse(state, one.expected, why)
+            elif why is None and one.transfer is not None and one.transfer.ready:
+                _enter(state, one.expected, one.transfer.stored_bytes, one.transfer.digest)
+                self.published = Done(self.published.artifacts + 1, self.published.bytes + one.transfer.stored_bytes)
+            if one.expected.artifact.path not in state.expected:
+                streams.add(one.expected.stream)
                 self._memory.touch(state)
+            if isinstance(why, OSError) and one.why is None:
+                failed = failed or why
         if len(state.problems) > state.problems_told:
             await self._tell(state)
+        if failed is not None:
+            raise failed
 
     def _settle(self, state: RunState) -> None:
         if not state.expected and not state.unhashed:
@@ -428,6 +427,21 @@ def _begin(one: Expected, work: str, boot_id: str) -> _Begun:
         transfer.close(keep=isinstance(error, OSError))
         return _Begun(one, None, error)
     return _Begun(one, transfer, None)
+
+
+def _publish_all(ready: list[_Begun], run_folder: str) -> list[tuple[_Begun, Refused | NotYet | OSError | None]]:
+    """Give each that is ready its name; return what came of each."""
+    return [(one, _publish(one, run_folder)) for one in ready]
+
+
+def _publish(one: _Begun, run_folder: str) -> Refused | NotYet | OSError | None:
+    if one.transfer is None or not one.transfer.ready or one.why is not None:
+        return one.why
+    try:
+        one.transfer.publish(run_folder)
+    except (Refused, OSError) as error:
+        return error
+    return None
 
 
 def _enter(state: RunState, expected: Expected, size: int, digest: str | None) -> None:

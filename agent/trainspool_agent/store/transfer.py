@@ -50,7 +50,7 @@ class Transfer:
     def __init__(self, artifact: Artifact, stream: str, staging: str, work: str, boot_id: str) -> None:
         self.artifact, self.staging, self.work = artifact, staging, work
         self.temporary = ""
-        self.done_bytes = self.size = 0
+        self.done_bytes = self.size = self.stored_bytes = 0
         self.ready = False
         self.digest: str | None = None
         self._part = part_name(boot_id, stream, artifact.offset)
@@ -100,8 +100,8 @@ class Transfer:
         if self.done_bytes >= self.size:
             self._complete()
 
-    def publish(self, run_folder: str) -> os.stat_result:
-        """Give it its name below the run's artifacts, atomically replacing what stands there; return what it is.
+    def publish(self, run_folder: str) -> None:
+        """Give it its name below the run's artifacts, atomically replacing what stands there.
 
         Raises:
             Refused: a file stands where a folder is needed, or a link.
@@ -112,7 +112,7 @@ class Transfer:
             target = open_folder(run_folder, (ARTIFACTS, *folders))
             try:
                 files.fs.rename_into(self.temporary, target, name)
-                return os.stat(name, dir_fd=target, follow_symlinks=False)
+                self.stored_bytes = os.stat(name, dir_fd=target, follow_symlinks=False).st_size
             finally:
                 os.close(target)
         except (NotADirectoryError, IsADirectoryError) as error:
