@@ -125,7 +125,8 @@ class Takeover:
         self._pace = Pace()
         self._tasks: dict[Place, asyncio.Task[None]] = {}
         self._stop = asyncio.Event()
-        self._settle_due = 0.0
+        self._settle_due = self._moved_at = 0.0
+        self._far: list[object] = []  # artifacts were when something last moved
 
     async def run(self) -> None:
         """Return when everything that is there now is carried, or cannot be."""
@@ -137,7 +138,7 @@ class Takeover:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         try:
-            while (waiting or self._tasks) and not self._stop.is_set():
+            while (waiting or self._tasks or self._hands_over()) and not self._stop.is_set():
                 while waiting and len(self._tasks) < AT_ONCE_MAX:
                     self._begin(waiting.popleft())
                 with contextlib.suppress(asyncio.TimeoutError):
@@ -145,6 +146,15 @@ class Takeover:
                 await self._tick()
         finally:
             await self._leave()
+
+    def _hands_over(self) -> bool:
+        """Whether artifacts are still on their way; not those for which nothing has moved for long: they come later."""
+        if not self._stores.is_handing_over:
+            return False
+        far = [(one.published, one.progress()) for one in self._stores.handovers().values()]
+        if far != self._far:
+            self._far, self._moved_at = far, time.monotonic()
+        return time.monotonic() - self._moved_at < HELD_PATIENCE_S
 
     @property
     def stopped(self) -> bool:
@@ -234,6 +244,7 @@ class Takeover:
             _, late = await asyncio.wait(self._tasks.values(), timeout=STOP_PATIENCE_S)
             for task in late:
                 task.cancel()
+        await self._stores.stop_handing_over()
         await self._settle(everything=True)
         for stream in self.streams.values():
             with contextlib.suppress(OSError):  # a shortcut
