@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from trainspool.errors import TrainspoolError
 from trainspool.spool import layout
@@ -126,7 +127,7 @@ class Takeover:
         self._tasks: dict[Place, asyncio.Task[None]] = {}
         self._stop = asyncio.Event()
         self._settle_due = self._moved_at = 0.0
-        self._far: list[object] = []  # artifacts were when something last moved
+        self._far: list[Any] = []  # artifacts were when something last moved
 
     async def run(self) -> None:
         """Return when everything that is there now is carried, or cannot be."""
