@@ -36,11 +36,14 @@ NO_SPOOL_NO_STORE = {
     "agent/trainspool_agent/liveness.py": {"os.open"},
     "agent/trainspool_agent/verify/repair.py": {"os.open"},
     # Read only, by flags that have a name.
+    "agent/trainspool_agent/look/artifacts.py": {"os.open"},
     "sdk/trainspool/spool/quota.py": {"os.open"},
     # Folders, to make things in through the seam.
     "agent/trainspool_agent/store/transfer.py": {"os.open"},
     "agent/trainspool_agent/store/content.py": {"os.open"},
     "agent/trainspool_agent/store/placed.py": {"os.open"},
+    # What a person asked to have, where they asked to have it.
+    "agent/trainspool_agent/look/fetching.py": {"mkdir", "open", "os.replace", "os.unlink", "os.write"},
     # A database beside the store, by another program; it gets its name when it was counted.
     "agent/trainspool_agent/export.py": {"os.link", "tempfile.TemporaryDirectory"},
     # A folder of their own, removed again, when the spool takes nothing.

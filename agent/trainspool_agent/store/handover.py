@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from trainspool.spool.layout import host_name
 from trainspool_agent.store import content
 from trainspool_agent.store.content import Hashing
 from trainspool_agent.store.errors import Refused, RunHeld
@@ -29,7 +28,7 @@ from trainspool_agent.store.idleio import use_idle_priority
 from trainspool_agent.store.limits import ARTIFACTS_AT_ONCE
 from trainspool_agent.store.memory import RunMemory
 from trainspool_agent.store.state import Expected, Held, RunState
-from trainspool_agent.store.transfer import NotYet, Transfer
+from trainspool_agent.store.transfer import NotYet, Transfer, is_of_this_host
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 15.0
 LOOK_AGAIN_S = 0.2  # at what a living process is still capturing
@@ -447,7 +446,9 @@ def _publish(one: _Begun, run_folder: str) -> Refused | NotYet | OSError | None:
 def _enter(state: RunState, expected: Expected, size: int, digest: str | None) -> None:
     artifact = expected.artifact
     del state.expected[artifact.path]
-    state.held[artifact.path] = Held(size, "encoded" if artifact.about is not None else artifact.how, digest)
+    how, copied = ("encoded", False) if artifact.about is not None else (artifact.how, digest is not None)
+    copy_of = f"{expected.staging}/{artifact.staged}" if copied else ""
+    state.held[artifact.path] = Held(size, how, digest, copy_of=copy_of)
     state.unhashed[artifact.path] = expected
     state.remember_artifact(artifact.path, expected.order)
     state.unsynced = None
@@ -476,8 +477,8 @@ def _share(hashing: Hashing) -> bool | None:
 
 
 def _restage(hashing: Hashing, expected: Expected) -> None:
-    if os.path.basename(os.path.dirname(os.path.dirname(expected.staging))) != host_name():
-        return  # another host's stream: never written to
+    if not is_of_this_host(expected.staging):
+        return
     try:
         content.restage(hashing.run_folder, hashing.path, expected.staging, expected.artifact.staged)
     except OSError as error:

@@ -61,6 +61,7 @@ class Held(NamedTuple):
     how: str
     digest: str | None = None
     shared: bool = False
+    copy_of: str = ""  # the staged file, where the store's is a copy of it
 
 
 @dataclass(slots=True, eq=False)
@@ -219,8 +220,8 @@ def _metric_file(state: RunState, key: str, fields: list[Any], decoded: DecodedB
     return MetricFile(f"{state.folder}/{path}", decoded, _number(length), (int(ms), int(step)), spans)
 
 
-def _held(size: Any, how: Any, digest: Any, shared: Any) -> Held:
-    return Held(_number(size), _text(how), _optional(str, digest), bool(shared))
+def _held(size: Any, how: Any, digest: Any, shared: Any, copy_of: Any = "") -> Held:
+    return Held(_number(size), _text(how), _optional(str, digest), bool(shared), _text(copy_of))
 
 
 def _expected(

@@ -17,7 +17,7 @@ from typing import Any
 
 from trainspool.spool import copying
 from trainspool.spool.fingerprint import fingerprint
-from trainspool.spool.layout import PART_SUFFIX, is_safe_name
+from trainspool.spool.layout import PART_SUFFIX, host_name, is_safe_name
 from trainspool_agent import files, media
 from trainspool_agent.store.changes import Artifact
 from trainspool_agent.store.errors import Refused
@@ -151,7 +151,8 @@ class Transfer:
         One that was given away and has another name still lies where it was: its process died before it removed it,
         and the next one may write to it there.
         """
-        alone, mode = info.st_nlink == 1, self._mode
+        # What lies in another host's stream is not to be changed, either.
+        alone, mode = info.st_nlink == 1 and is_of_this_host(self.staging), self._mode
         if self.artifact.how == MOVED and not alone and info.st_mode & 0o222:
             return False
         if not alone and mode not in (0, stat.S_IMODE(info.st_mode)):
@@ -254,6 +255,11 @@ def part_name(boot_id: str, stream: str, offset: int) -> str:
 
 
 _CHANGED = "was logged with link=True and changed before it could be stored: it is not kept"
+
+
+def is_of_this_host(staging: str) -> bool:
+    """Whether a staging folder is of a stream of this host: others are only read."""
+    return os.path.basename(os.path.dirname(os.path.dirname(staging))) == host_name()
 
 
 def new_hash() -> Any:

@@ -22,6 +22,7 @@ from trainspool_agent.store.errors import Refused, RunHeld, RunMoved, StoreRefus
 from trainspool_agent.store.experiments import Experiment, Experiments
 from trainspool_agent.store.files import sync_all
 from trainspool_agent.store.fold import Admitted, MetricFile
+from trainspool_agent.store.giveway import give_way
 from trainspool_agent.store.handover import Handover
 from trainspool_agent.store.layout import METRICS
 from trainspool_agent.store.lease import Leases
@@ -85,6 +86,7 @@ class FileStore:
         self._experiments.prepare()
         aftercut.mend(str(self.root), boot_id)
         self._memory = RunMemory(self._experiments, boot_id)
+        self._spool_is_ours = spool_is_ours
         self._leases = leases or Leases()
         self.handover = Handover(
             str(self.root), boot_id, self._memory, self._hold, self._publish, handed_over, in_spool_too=spool_is_ours
@@ -294,6 +296,14 @@ class FileStore:
             state.durable_serial = serial
             if state.serial == serial:
                 self._memory.undurable.pop(state.run_id, None)
+                await self._give_way(state)
+
+    async def _give_way(self, state: RunState) -> None:
+        """All that is held of the run is durable: where the spool is crowded, it need not have copies of that."""
+        if not self._spool_is_ours or not any(held.copy_of for held in state.held.values()):
+            return
+        for path in await asyncio.to_thread(give_way, dict(state.held)):
+            state.held[path] = state.held[path]._replace(copy_of="")
 
     @property
     def is_durable(self) -> bool:

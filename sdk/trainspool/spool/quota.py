@@ -16,7 +16,7 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trainspool.spool import files
 from trainspool.spool.layout import STAGING, is_stream_name
@@ -167,6 +167,13 @@ def check(host_folder: str, size: int = 0) -> None:
         raise OSError(errno.EDQUOT, why, host_folder)
 
 
+def is_crowded(host_folder: str) -> bool:
+    """Whether the agent last found more than half of the quota in use in *host_folder*."""
+    found = _announced(host_folder) if _fresh(host_folder) else {}
+    held, most = found.get("bytes"), found.get("quota_bytes")
+    return bool(found.get("excess")) or (type(held) is type(most) is int and 2 * held > most)
+
+
 class Room:
     """Whether a stream may write, for its pump: costs two system calls a second. For one thread.
 
@@ -224,15 +231,20 @@ def _fresh(host_folder: str) -> os.stat_result | None:
 
 def announced_excess(host_folder: str, size: int = 0) -> str | None:
     """Return what the agent last said was too much in *host_folder*, or would be with *size* more; None for nothing."""
-    try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(file_of(host_folder), flags), "rb") as file:
-            found = json.loads(file.read(4096))
-            excess, held, most = found.get("excess"), found.get("bytes"), found.get("quota_bytes")
-    except (OSError, ValueError, AttributeError):
-        return None
+    found = _announced(host_folder)
+    excess, held, most = found.get("excess"), found.get("bytes"), found.get("quota_bytes")
     if excess:
         return str(excess)
     if size and type(held) is type(most) is int and held + size > most:
         return f"{size:,} bytes do not fit: the spool holds {held:,} bytes, its quota is {most:,}"
     return None
+
+
+def _announced(host_folder: str) -> dict[str, Any]:
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(file_of(host_folder), flags), "rb") as file:
+            found = json.loads(file.read(4096))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
