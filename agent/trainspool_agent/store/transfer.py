@@ -151,11 +151,11 @@ class Transfer:
         One that was given away and has another name still lies where it was: its process died before it removed it,
         and the next one may write to it there.
         """
-        # What lies in another host's stream is not to be changed, either.
-        alone, mode = info.st_nlink == 1 and is_of_this_host(self.staging), self._mode
+        alone, mode = info.st_nlink == 1, self._mode
+        may_change = alone and is_of_this_host(self.staging)
         if self.artifact.how == MOVED and not alone and info.st_mode & 0o222:
             return False
-        if not alone and mode not in (0, stat.S_IMODE(info.st_mode)):
+        if not may_change and mode not in (0, stat.S_IMODE(info.st_mode)):
             return False
         try:
             files.fs.link_open(self._source, self.temporary)
@@ -163,7 +163,7 @@ class Transfer:
             if error.errno not in _NO_LINK:
                 raise
             return False
-        if alone and mode:
+        if may_change and mode:
             files.fs.change_mode(self.temporary, mode)
         return True
 
