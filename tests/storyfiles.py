@@ -6,6 +6,7 @@ elsewhere, it copies below ``far/``, as between file systems, step by step.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,30 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         transfer.Transfer, "_link", lambda one, info: not one.artifact.path.startswith(FAR) and link(one, info)
     )
+
+
+class Transfers:
+    """What agents have open of artifacts under way: the kernel closes it, and so unlocks it, when they are killed."""
+
+    def __init__(self) -> None:
+        self._begun: list[transfer.Transfer] = []
+
+    def watch(self, patch: pytest.MonkeyPatch) -> None:
+        begin = transfer.Transfer.begin
+
+        def noting(one: transfer.Transfer) -> None:
+            self._begun.append(one)
+            begin(one)
+
+        patch.setattr(transfer.Transfer, "begin", noting)
+
+    def die(self) -> None:
+        for one in self._begun:
+            for fd in (one._source, one._target):
+                if fd >= 0:
+                    os.close(fd)
+            one._source = one._target = -1
+        self._begun.clear()
 
 
 class StoryFiles:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import pytest
 from faults import Killed
-from storyfiles import Background, make_small
+from storyfiles import Background, Transfers, make_small
 
 from trainspool import artifacts as artifacts_module
 from trainspool import captures as captures_module
@@ -98,7 +98,7 @@ class World:
         self.boot = "boot 1"
         self.alive = True
         self.in_agent = False
-        self.background = Background()
+        self.background, self.transfers = Background(), Transfers()
         self.after_kill: Callable[[], None] = lambda: None
         self._patch = pytest.MonkeyPatch()
 
@@ -131,6 +131,7 @@ class World:
         patch.setattr(asyncio, "to_thread", _inline)
         patch.setattr(captures_module.Captures, "submit", lambda *call: self.background.submit(*call))
         make_small(patch)
+        self.transfers.watch(patch)
         patch.setattr(handover_module, "in_idle_thread", _inline)
         patch.setattr(pump_module, "Syncer", _InlineSyncer)
         patch.setattr(pump_module.Pump, "start", _started)
@@ -252,6 +253,7 @@ class World:
                 task.cancel()
             with contextlib.suppress(Killed):  # whatever it wants to do on leaving, it is dead
                 self.loop.run_until_complete(_gathered(tasks))
+        self.transfers.die()
         for one in agent.streams.values():
             one.close()
         for store in agent.stores._open.values():

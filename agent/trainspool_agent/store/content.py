@@ -13,11 +13,11 @@ import os
 import stat
 from pathlib import Path
 
+from trainspool.errors import TrainspoolError
 from trainspool.spool import copying
 from trainspool_agent import files
-from trainspool_agent.store.errors import Refused
 from trainspool_agent.store.files import publish, temporary_in
-from trainspool_agent.store.layout import ARTIFACTS, TRASH, WORK, artifact_parts, is_run_id
+from trainspool_agent.store.layout import ARTIFACTS, TRASH, WORK, artifact_parts, is_run_id, refuse_links
 from trainspool_agent.store.limits import COPY_BYTES, SHARED_FROM_BYTES, STEP_BYTES
 from trainspool_agent.store.transfer import new_hash, open_folder
 
@@ -75,7 +75,7 @@ def share(experiment: str, run_id: str, path: str, digest: str) -> bool:
     By shared blocks where the file system can, else by hard link. Returns whether it shares.
 
     Raises:
-        OSError: it is stored as it was.
+        OSError, StoreRefused: it is stored as it was.
     """
     run_folder = f"{experiment}/{run_id}"
     fd = open_stored(run_folder, path)
@@ -159,12 +159,13 @@ def _find(experiment: str, digest: str, info: os.stat_result) -> int:
     """Return a descriptor of a stored file that holds this content, -1 if none is known."""
     for folder in (experiment, *_other_experiments(experiment)):
         try:
+            refuse_links(f"{folder}/{WORK}", (NOTES,))
             with open(os.open(f"{folder}/{WORK}/{NOTES}/{digest}", _READ), "rb") as file:
                 run_id, path, *seen = json.loads(file.read(8192))
             if not is_run_id(run_id):
                 continue
             fd = open_stored(f"{folder}/{run_id}", path)
-        except (OSError, ValueError, TypeError, AttributeError, Refused):
+        except (OSError, ValueError, TypeError, AttributeError, TrainspoolError):
             continue
         found = os.fstat(fd)
         if list(_seen(found)) == seen and found.st_size == info.st_size and found.st_dev == info.st_dev:
@@ -186,6 +187,7 @@ def _other_experiments(experiment: str) -> list[str]:
 
 def _note(experiment: str, run_id: str, path: str, digest: str, info: os.stat_result) -> None:
     work = f"{experiment}/{WORK}"
+    refuse_links(work, (NOTES,))
     files.fs.make_shared_folder(f"{work}/{NOTES}")
     publish(f"{work}/{NOTES}/{digest}", json.dumps([run_id, path, *_seen(info)]).encode(), work)
 

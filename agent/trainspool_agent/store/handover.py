@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from trainspool_agent.store import content
 from trainspool_agent.store.content import Hashing
-from trainspool_agent.store.errors import Refused, RunHeld
+from trainspool_agent.store.errors import Refused, RunHeld, StoreRefused
 from trainspool_agent.store.files import sync_all
 from trainspool_agent.store.idleio import use_idle_priority
 from trainspool_agent.store.limits import ARTIFACTS_AT_ONCE
@@ -216,7 +216,7 @@ class Handover:
         """Do what is quick, then one step of what is long: whether anything moved, whether something is to come, and
         what one run met: it stops no other."""
         moved = later = False
-        failed: OSError | None = None
+        failed: Exception | None = None
         for run_id in list(self._memory.expecting):
             try:
                 self._hold(run_id)
@@ -224,7 +224,7 @@ class Handover:
                 moved, later = moved or done, later or waits
             except RunHeld:
                 continue
-            except OSError as error:
+            except (OSError, StoreRefused) as error:
                 failed = error
         stepped = await self._copy_step() or await self._hash_step()
         return moved or stepped, later, failed
@@ -471,7 +471,7 @@ def _share(hashing: Hashing) -> bool | None:
     experiment, _, run_id = hashing.run_folder.rpartition("/")
     try:
         return content.share(experiment, run_id, hashing.path, hashing.digest)
-    except OSError as error:
+    except (OSError, StoreRefused) as error:
         log.warning("stored, but not once path=%.200r error=%r", hashing.path, str(error))
         return False
 

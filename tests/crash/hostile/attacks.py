@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from crash.hostile import (
+    artifacts_of_streams,
     bytes_of_frames,
     events_of_streams,
     files_of_spools,
@@ -16,6 +17,7 @@ from crash.hostile.attack import Attack
 
 _CORPORA = (
     files_of_spools,
+    artifacts_of_streams,
     rings,
     bytes_of_frames,
     events_of_streams,

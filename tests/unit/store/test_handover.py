@@ -102,8 +102,8 @@ async def until(condition: object) -> None:
 class Failing(StoreFiles):
     """Fails an operation on paths that hold a word, so often; what it wrote to parts is counted."""
 
-    def __init__(self, operation: str, word: str, times: int = 1 << 30) -> None:
-        self.operation, self.word, self.times, self.written = operation, word, times, 0
+    def __init__(self, operation: str, word: str, times: int = 1 << 30, *, after: int = 0) -> None:
+        self.operation, self.word, self.times, self.written, self.after = operation, word, times, 0, after
 
     def _meet(self, operation: str, path: str) -> None:
         if operation == self.operation and self.word in path and self.times:
@@ -111,7 +111,9 @@ class Failing(StoreFiles):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     def write(self, fd: int, data: bytes | memoryview) -> None:
-        if transfer.PART in os.readlink(f"/proc/self/fd/{fd}"):
+        if transfer.PART in (path := os.readlink(f"/proc/self/fd/{fd}")):
+            if self.written >= self.after:
+                self._meet("write", path)
             self.written += len(data)
         super().write(fd, data)
 
@@ -340,8 +342,43 @@ def test_a_staging_folder_reached_by_a_link_is_not_opened(scene: Scene) -> None:
     assert not scene.stored("stolen").exists() and "missing" in scene.problem()
 
 
-def test_the_run_of_a_reference_is_known(scene: Scene) -> None:
-    """What is expected survives a restart: the next store goes on with it, without a single event."""
+@pytest.mark.parametrize("same_boot", [True, False])
+def test_a_killed_agents_part_is_gone_on_with_in_its_boot_and_begun_anew_in_another(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, same_boot: bool
+) -> None:
+    disk = Failing("write", transfer.PART, after=len(CONTENT) // 2)
+    monkeypatch.setattr(files, "fs", disk)
+    monkeypatch.setattr(handover, "RETRY_FIRST_S", 20)
+    stream = scene.stream()
+    scene.log(stream, scene.run(stream), "long", how="linked")
+
+    async def begin() -> None:
+        await scene.carry(stream)
+        await until(lambda: scene.store.handover.error is not None)
+        await scene.store.handover.stop()
+
+    asyncio.run(begin())
+    before, disk.times = disk.written, 0
+    assert before < len(CONTENT) and not scene.stored("long").exists()
+    scene.store.close()
+    scene.store = open_store(scene.folder / "mlruns", BOOT if same_boot else "99999999-0000")
+
+    async def go_on() -> None:
+        if same_boot:
+            await scene.store.handover.finish()
+        else:
+            await scene.carry(stream)  # an applied checkpoint of another boot does not count
+            await scene.store.handover.finish()
+
+    scene.store.position(RunRef(RUN, "/store", None, "exp", True), stream.id)
+    asyncio.run(go_on())
+    assert scene.stored("long").read_bytes() == CONTENT
+    assert disk.written == (len(CONTENT) if same_boot else len(CONTENT) + before)
+    assert not [name for name in scene.work() if name.startswith(transfer.PART)]
+
+
+def test_what_is_expected_survives_a_restart(scene: Scene) -> None:
+    """The next store goes on with it, without a single event."""
     stream = scene.stream()
     scene.log(stream, scene.run(stream), "long", how="linked")
 
