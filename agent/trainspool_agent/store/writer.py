@@ -354,6 +354,7 @@ class FileStore:
         """Make the run's folder if need be; False if someone removed it while we carried it."""
         if state.experiment is not None and not state.gone:
             if os.path.isdir(state.folder):
+                self._clean(state.experiment)
                 return True
             self._memory.relocate(state)
         if state.gone:
@@ -362,9 +363,7 @@ class FileStore:
             experiment = self._experiments.ensure(run.experiment_id, run.experiment_name)
             found = self._experiments.find_run(run.run_id, experiment)
             experiment = found or experiment
-            if experiment.folder not in self._cleaned:
-                self._cleaned.add(experiment.folder)
-                runs.remove_leftovers(experiment, self._boot_id)
+            self._clean(experiment)
             values = runs.first_meta(run.run_id, experiment, changes)
             if found is None:
                 await asyncio.to_thread(runs.make_folder, run.run_id, experiment, values)
@@ -378,6 +377,12 @@ class FileStore:
             if found is None and state.unsynced is not None:
                 state.unsynced.update((experiment.folder, os.path.dirname(experiment.folder)))
         return True
+
+    def _clean(self, experiment: Experiment) -> None:
+        """Once, remove what agents that died have left in an experiment, of its artifacts too."""
+        if experiment.folder not in self._cleaned:
+            self._cleaned.add(experiment.folder)
+            runs.remove_leftovers(experiment, self._boot_id)
 
     def _expect_artifacts(self, state: RunState, changes: RunChanges, stream: str, staging: str, end: int) -> None:
         """Enter what is to be handed over; the latest of a path counts.
