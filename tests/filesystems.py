@@ -17,6 +17,22 @@ PROGRAMS = "/usr/sbin:/sbin"
 
 
 @contextlib.contextmanager
+def in_memory(size: int) -> Iterator[Path]:
+    """Mount a tmpfs of *size* bytes; skips the test where that cannot be done."""
+    if os.geteuid():
+        pytest.skip("only root may mount")
+    with tempfile.TemporaryDirectory(prefix="trainspool-mounted-") as folder:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"tmpfs cannot be mounted here: {done.stderr.strip()}")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextlib.contextmanager
 def mounted(kind: str, size: int = 512 << 20) -> Iterator[Path]:
     """Mount a fresh file system; skips the test where that cannot be done, and says why."""
     program, *options = MAKE[kind]

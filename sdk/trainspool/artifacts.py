@@ -31,6 +31,8 @@ _time_ns = time.time_ns
 class RunArtifacts(RunTexts):
     """The artifact calls of a run. A full or broken spool is reported, on the run too, and never raised."""
 
+    _uncaptured = 0  # by this process
+
     def log_artifact(
         self,
         local_path: str | os.PathLike[str],
@@ -199,7 +201,11 @@ class RunArtifacts(RunTexts):
 
     def _report(self, artifact_path: str, error: StagingFailed) -> None:
         warn("artifact %s of run %s was not captured as asked: %s", artifact_path, self.run_id, error)
-        self.set_tag(PROBLEM_TAG, f"artifact {artifact_path}: {error}"[:PROBLEM_CHARACTERS])
+        self._uncaptured += 1
+        which = f"artifact {artifact_path}"
+        if self._uncaptured > 1:
+            which = f"{self._uncaptured} artifacts were not captured as asked, the last: {which}"
+        self.set_tag(PROBLEM_TAG, f"{which}: {error}"[:PROBLEM_CHARACTERS])
 
 
 _Capturing = Callable[[str, str], tuple[Staged, Callable[[], Any] | None]]
