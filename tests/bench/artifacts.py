@@ -126,11 +126,12 @@ def calls_of(size: int, count: int) -> dict[str, Any]:
     taken: dict[str, list[float]] = {name: [] for name in calls}
     gaps: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
     how: dict[str, str] = {}
+    gc.collect()
+    gc.disable()
     with _threads(size > MIDDLE) as watch, contextlib.redirect_stderr(None):
         for _ in range(count):
             for name, prepared in calls.items():
                 call = prepared()
-                gc.collect()
                 watch.reset()
                 begun = time.perf_counter_ns()
                 captured = call()
@@ -218,7 +219,7 @@ class _Watch:
             for _ in range(50):
                 pass
             now = time.perf_counter()
-            self._longest["python"] = max(self._longest["python"], (now - last) * 1e3)
+            self._missed("python", now - last)
             last = now
             time.sleep(0.0002)  # it must not be what holds the interpreter
 
@@ -228,7 +229,10 @@ class _Watch:
         one = numpy.random.default_rng(1).random((128, 128))
         usual = min(_timed(lambda: one @ one) for _ in range(200))
         while not self._over:
-            self._longest["numpy"] = max(self._longest["numpy"], (_timed(lambda: one @ one) - usual) * 1e3)
+            self._missed("numpy", _timed(lambda: one @ one) - usual)
+
+    def _missed(self, name: str, seconds: float) -> None:
+        self._longest[name] = max(self._longest[name], seconds * 1e3)
 
 
 def _timed(call: Callable[[], object]) -> float:
