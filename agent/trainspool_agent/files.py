@@ -6,12 +6,10 @@ or records. What only reads does not, nor does state in shared memory, beside th
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from trainspool.spool import files
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _NEW = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -65,16 +63,6 @@ class StoreFiles(files.Files):
             return
         try:
             os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def sync_file_system(self, path: str) -> None:
-        """Bring everything on the file system of folder *path* to the device."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if _libc.syncfs(fd) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), path)
         finally:
             os.close(fd)
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from trainspool.spool import files
 from trainspool.spool.segment import SegmentWriter
 
+SYNC_FILES_MAX = 32  # more than these are one syncfs
 COPY_BYTES = 1 << 20
 
 
@@ -75,11 +76,7 @@ class Syncer:
         writer, offset, error = request.writer, request.writer.offset, None
         try:
             if request.sync:
-                for path in request.staged:
-                    self._sync_staged(path)
-                for folder in {os.path.dirname(path) for path in request.staged}:  # a file without a name is lost, too
-                    with contextlib.suppress(FileNotFoundError):
-                        files.fs.sync_folder(folder)
+                self._sync_all_staged(request.staged)
                 writer.sync()
                 for path in request.folders:
                     files.fs.sync_folder(path)
@@ -90,6 +87,24 @@ class Syncer:
                 writer.close()
         if request.sync:
             self.results.append(Synced(writer, offset, request.last, error, request.folders, request.staged))
+
+    def _sync_all_staged(self, paths: list[str]) -> None:
+        """One by one, or many at once: the points behind thousands of small files must not wait for a sync of each."""
+        folders = {os.path.dirname(path) for path in paths}
+        if len(paths) > SYNC_FILES_MAX and self._distrusted.isdisjoint(paths):
+            try:
+                for folder in folders:
+                    with contextlib.suppress(FileNotFoundError):
+                        files.fs.sync_file_system(folder)
+            except OSError:
+                self._distrusted.update(paths)
+                raise
+            return
+        for path in paths:
+            self._sync_staged(path)
+        for folder in folders:  # a file without a name is lost, too
+            with contextlib.suppress(FileNotFoundError):
+                files.fs.sync_folder(folder)
 
     def _sync_staged(self, path: str) -> None:
         """As with segments, a sync that failed is not tried again on the same file: its content goes to a new one."""

@@ -33,7 +33,6 @@ from trainspool_agent.store.transfer import part_name
 CAPTURING, STAGED, ON_ITS_WAY, STORED = "being captured", "staged", "on its way", "stored"
 REFUSED, REMOVED, FOREIGN = "refused", "removed", "foreign"
 LOST = frozenset((REFUSED,))
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass
@@ -206,7 +205,8 @@ def _in_folder(folder: int, prefix: str) -> Iterator[tuple[str, tuple[int, str]]
             path = f"{prefix}{entry.name}"
             if entry.is_dir(follow_symlinks=False):
                 with contextlib.suppress(OSError):
-                    below_ = os.open(entry.name, _FOLDER, dir_fd=folder)
+                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    below_ = os.open(entry.name, flags, dir_fd=folder)
                     try:
                         yield from _in_folder(below_, f"{path}/")
                     finally:
