@@ -187,12 +187,13 @@ def _staged(path: str, info: os.stat_result, how: str, size: int, *, changed: bo
 def _fill(source: int, target: int) -> tuple[str, int, bool]:
     """Fill *target* with *source*: how, how many bytes, and whether *source* changed at every try."""
     size = 0
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         before = os.fstat(source)
         if before.st_size > copying.SMALL_BYTES and copying.clone(source, target):
             return "cloned", before.st_size, False
-        os.lseek(source, 0, os.SEEK_SET)
-        os.lseek(target, 0, os.SEEK_SET)
+        if attempt:  # at first both stand at their beginning; small files come by the thousand
+            os.lseek(source, 0, os.SEEK_SET)
+            os.lseek(target, 0, os.SEEK_SET)
         size = copying.copy(source, target, before.st_size or EVERYTHING)  # /proc's files say that they are empty
         if _is_as_before(source, before) or _only_grew(source, target, before, size):
             return "copied", size, False

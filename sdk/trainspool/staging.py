@@ -134,6 +134,8 @@ def pour(read: Callable[[int], bytes], folder: str) -> Staged:
 def new_name(like: str = "") -> str:
     """Return a fresh name for a staged file; it ends as *like* does: an extension may mean something to a writer."""
     name = os.urandom(16).hex()
+    if not like:
+        return name
     room = STAGED_NAME_MAX - len(name) - len(PART_SUFFIX) - 1
     ending = _NO_PART_OF_A_NAME.sub("_", os.path.basename(like))[-room:]
     return f"{name}-{ending}" if ending else name

@@ -205,16 +205,19 @@ def _in_folder(folder: int, prefix: str) -> Iterator[tuple[str, tuple[int, str]]
             path = f"{prefix}{entry.name}"
             if entry.is_dir(follow_symlinks=False):
                 with contextlib.suppress(OSError):
-                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    below_ = os.open(entry.name, flags, dir_fd=folder)
+                    opened = _open_folder(entry.name, folder)
                     try:
-                        yield from _in_folder(below_, f"{path}/")
+                        yield from _in_folder(opened, f"{path}/")
                     finally:
-                        os.close(below_)
+                        os.close(opened)
             elif entry.is_file(follow_symlinks=False):
                 yield path, (entry.stat(follow_symlinks=False).st_size, "")
             else:
                 yield path, (0, "a link, which is not followed" if entry.is_symlink() else "no plain file")
+
+
+def _open_folder(name: str, above: int) -> int:
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
 
 
 def _place(path: str) -> str:
