@@ -54,8 +54,6 @@ NO_SPOOL_NO_STORE = {
     "agent/trainspool_agent/demo/training.py": {"tempfile.TemporaryDirectory"},
     "agent/trainspool_agent/typed.py": {"shutil.which"},
     "agent/trainspool_agent/cli/show.py": {"os.open"},
-    # Where a person wants a copy of an artifact.
-    "agent/trainspool_agent/look/fetching.py": {"mkdir", "open", "os.replace", "os.unlink", "os.write"},
 }
 
 
