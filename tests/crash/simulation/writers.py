@@ -151,7 +151,21 @@ class Writer:
             self._say("tags", run, {"large": value}, lambda: run.set_tag("large", value))
             return
         path, text = rng.choice(("model.txt", "dir/b.txt", "dir/c.txt")), f"content {rng.randrange(1000)}"
-        self._say("artifact", run, {path: text.encode()}, lambda: run.log_text(text, path))
+        how = rng.choice(("text", "copy", "move"))
+        self._say("artifact", run, {path: text.encode()}, lambda: self._log_file(run, path, text, how))
+
+    def _log_file(self, run: Run, path: str, text: str, how: str) -> None:
+        if how == "text":
+            run.log_text(text, path)
+            return
+        folder, _, name = path.rpartition("/")
+        source = self.world.spool.parent / "work" / os.urandom(8).hex() / name
+        source.parent.mkdir(parents=True)
+        source.write_text(text)
+        run.log_artifact(source, folder or None, move=how == "move")
+        assert source.exists() != (how == "move")
+        if how == "copy":
+            source.write_text("overwritten at once")
 
     def fill_ring(self, rng: Random) -> None:
         """Log until the ring is full, and a little more."""
