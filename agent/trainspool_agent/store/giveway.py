@@ -13,8 +13,7 @@ import os
 import stat
 from collections.abc import Mapping
 
-from trainspool.spool import quota
-from trainspool.spool.layout import host_name
+from trainspool.spool import layout, quota
 from trainspool_agent import files
 from trainspool_agent.store.state import Held
 
@@ -34,7 +33,7 @@ def give_way(held: Mapping[str, Held]) -> list[str]:
             continue
         host_folder = os.path.dirname(os.path.dirname(os.path.dirname(one.copy_of)))
         if host_folder not in crowded:
-            crowded[host_folder] = os.path.basename(host_folder) == host_name() and quota.is_crowded(host_folder)
+            crowded[host_folder] = os.path.basename(host_folder) == layout.host_name() and quota.is_crowded(host_folder)
         if crowded[host_folder] and _remove(one.copy_of):
             gone.append(path)
     return gone

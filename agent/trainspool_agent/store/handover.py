@@ -245,8 +245,9 @@ class Handover:
         if not chosen:
             self._settle(state)
             return False, False
-        begun = await to_its_end(asyncio.to_thread(_begin_all, chosen, state.work, self._boot_id))
+        begun: list[_Begun] = []  # filled by the thread: what is open is closed, though nobody awaits it any more
         try:
+            await to_its_end(asyncio.to_thread(_begin_all, chosen, state.work, self._boot_id, begun))
             ready = [one.transfer.temporary for one in begun if one.transfer is not None and one.transfer.ready]
             await to_its_end(asyncio.to_thread(sync_all, ready, self._root))
             await self._publish(state, begun)
@@ -337,17 +338,21 @@ class Handover:
             if state is None or state.expected.get(expected.artifact.path) is not expected:
                 del self._aside[expected]
                 continue
-            begun = await to_its_end(in_idle_thread(_begin, expected, state.work, self._boot_id))
-            if isinstance(begun.why, Refused):
-                await self._publish(state, [begun])
-            if begun.why is not None:
-                del self._aside[expected]
-                if isinstance(begun.why, OSError):
-                    raise begun.why
-                continue
-            assert begun.transfer is not None
-            self._copying = expected, begun.transfer
-            return True
+            begun: list[_Begun] = []
+            try:
+                await to_its_end(in_idle_thread(_begin_all, [expected], state.work, self._boot_id, begun))
+            finally:
+                for one in begun:
+                    if one.transfer is not None:
+                        self._copying = expected, one.transfer  # closed with the hand-over, whatever comes
+            if self._copying is not None:
+                return True
+            del self._aside[expected]
+            [one] = begun
+            if isinstance(one.why, Refused):
+                await self._publish(state, begun)
+            elif isinstance(one.why, OSError):
+                raise one.why
         return False
 
     def _drop(self, *, keep: bool = False) -> None:
@@ -414,8 +419,9 @@ class _Begun(NamedTuple):
     why: Refused | NotYet | OSError | None
 
 
-def _begin_all(chosen: list[Expected], work: str, boot_id: str) -> list[_Begun]:
-    return [_begin(one, work, boot_id) for one in chosen]
+def _begin_all(chosen: list[Expected], work: str, boot_id: str, begun: list[_Begun]) -> None:
+    for one in chosen:
+        begun.append(_begin(one, work, boot_id))
 
 
 def _begin(one: Expected, work: str, boot_id: str) -> _Begun:

@@ -15,9 +15,9 @@ import os
 import stat
 from typing import Any
 
-from trainspool.spool import copying
+from trainspool.spool import copying, layout
 from trainspool.spool.fingerprint import fingerprint
-from trainspool.spool.layout import PART_SUFFIX, host_name, is_safe_name
+from trainspool.spool.layout import PART_SUFFIX, is_safe_name
 from trainspool_agent import files, media
 from trainspool_agent.store.changes import Artifact
 from trainspool_agent.store.errors import Refused
@@ -259,7 +259,7 @@ _CHANGED = "was logged with link=True and changed before it could be stored: it 
 
 def is_of_this_host(staging: str) -> bool:
     """Whether a staging folder is of a stream of this host: others are only read."""
-    return os.path.basename(os.path.dirname(os.path.dirname(staging))) == host_name()
+    return os.path.basename(os.path.dirname(os.path.dirname(staging))) == layout.host_name()
 
 
 def new_hash() -> Any:
