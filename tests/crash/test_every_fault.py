@@ -113,7 +113,8 @@ def check_whole(contents: dict[str, bytes], logged: Logged) -> None:
     last = {
         f"{f'{call.run}' * 32}/artifacts/{call.key}": call.value for call in logged.calls if call.kind == "artifacts"
     }
-    found = {path.partition("/")[2]: data.decode() for path, data in contents.items() if "/artifacts/" in path}
+    texts = {path: data for path, data in contents.items() if "/artifacts/" in path and "/pictures/" not in path}
+    found = {path.partition("/")[2]: data.decode() for path, data in texts.items()}
     last_words = {path: data for path, data in found.items() if path.endswith("/later/last.pt")}
     assert not logged.uncaptured and bool(last_words) == (not logged.unfinished)
     assert {path: data for path, data in found.items() if path not in last_words} == last

@@ -36,7 +36,6 @@ NO_SPOOL_NO_STORE = {
     "agent/trainspool_agent/liveness.py": {"os.open"},
     "agent/trainspool_agent/verify/repair.py": {"os.open"},
     # Read only, by flags that have a name.
-    "agent/trainspool_agent/look/artifacts.py": {"os.open"},
     "sdk/trainspool/spool/quota.py": {"os.open"},
     # Folders, to make things in through the seam.
     "agent/trainspool_agent/store/transfer.py": {"os.open"},
