@@ -44,8 +44,10 @@ class Part(NamedTuple):
         return f"{self.columns}\n{self.rows}\n".encode()
 
 
-def append(rows: Sequence[Artifact], stream: str, run_folder: str, staging: str, work: str) -> None:
+def append(rows: Sequence[Artifact], stream: str, run_folder: str, staging: str, work: str) -> int:
     """Add the rows of media events of one path to its table, whether or not they are in it already. May take long.
+
+    Returns the table's size in bytes.
 
     Raises:
         Refused: the path, a staged file or what stands in the table's place is no such thing; the others are in it.
@@ -63,11 +65,12 @@ def append(rows: Sequence[Artifact], stream: str, run_folder: str, staging: str,
         except Refused as error:
             refused = error
     try:
-        _publish(path, folder, run_folder, work)
+        size = _publish(path, folder, run_folder, work)
     except Refused as error:
         refused = refused or error
     if refused is not None:
         raise refused
+    return size
 
 
 def has(artifact: Artifact, stream: str, run_folder: str, work: str) -> bool:
@@ -165,12 +168,12 @@ def _foreign(content: bytes, path: str) -> Part:
     return part_of(content, path)
 
 
-def _publish(path: str, folder: str, run_folder: str, work: str) -> None:
-    """Make the table anew of its parts."""
+def _publish(path: str, folder: str, run_folder: str, work: str) -> int:
+    """Make the table anew of its parts; return its size."""
     try:
         parts = list(_parts(folder))
         if not parts:
-            return
+            return 0
         if sum(len(part.rows) for part in parts) > TABLE_BYTES_MAX:
             raise Refused(f"table {path!r:.200} is larger than {TABLE_BYTES_MAX} bytes; it stays as it was")
         whole = parts[0] if len(parts) == 1 else joined(parts)
@@ -180,6 +183,7 @@ def _publish(path: str, folder: str, run_folder: str, work: str) -> None:
     if path.endswith(".parquet"):
         content = _parquet(content, path)
     placed.put(content, path, run_folder, work)
+    return len(content)
 
 
 def _parts(folder: str) -> Iterable[Part]:

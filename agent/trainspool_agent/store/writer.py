@@ -35,7 +35,7 @@ from trainspool_agent.store.limits import (
 )
 from trainspool_agent.store.lines import Lines, Point
 from trainspool_agent.store.memory import RunMemory
-from trainspool_agent.store.state import COUNT_END, Expected, Published, RunState
+from trainspool_agent.store.state import COUNT_END, Expected, Held, Published, RunState
 from trainspool_agent.store.transfer import read_staged_text
 from trainspool_agent.store.versions import Order
 
@@ -416,13 +416,15 @@ class FileStore:
         for path, rows in by_path.items():
             state.unsynced = None
             try:
-                await asyncio.to_thread(tables.append, rows, stream, state.folder, staging, state.work)
+                size = await asyncio.to_thread(tables.append, rows, stream, state.folder, staging, state.work)
             except Refused as error:
                 applied.refused_events += 1
                 state.note_problem(str(error))
                 continue
             texts.write_logged_table(state, path)
             last = max(Order(one.time, stream, one.offset) for one in rows)
+            state.held[path], state.unhashed[path] = Held(size, "encoded"), None
+            self._memory.expecting[state.run_id] = None
             state.remember_artifact(path, max(last, state.artifacts.get(path, last)))
 
     async def _write_inputs(self, state: RunState, changes: RunChanges, stream: str, applied: Applied) -> None:

@@ -317,3 +317,14 @@ def test_parts_are_joined_as_text_where_columns_are_equal() -> None:
 def test_rows_that_are_no_rows_raise_at_the_part() -> None:
     with pytest.raises(Refused):
         tables.part_of(b"{}", "t.json")
+
+
+def test_a_table_is_among_what_the_run_holds_with_its_size_and_hash(box: Box) -> None:
+    box.rows([[1]])
+    box.rows([[2]])
+    store = open_store(box.root)
+    feed(store, box.stream, box.staging, dictionary=Dictionary())
+    held = store._memory.get(RUN).held["t.json"]
+    [stored] = box.root.rglob("artifacts/t.json")
+    assert held.size == stored.stat().st_size and held.how == "encoded" and held.digest is not None
+    store.close()
