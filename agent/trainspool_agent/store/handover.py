@@ -116,7 +116,7 @@ class Handover:
         self._task: asyncio.Task[None] | None = None
         self._aside: dict[Expected, str] = {}  # long copies that wait, and their runs
         self._copying: tuple[Expected, Transfer] | None = None
-        self._hashing: tuple[str, Hashing] | None = None
+        self._hashing: tuple[str, Held, Hashing] | None = None
         self._moved: deque[tuple[float, int]] = deque()  # when, and what was there by then
         self.published = self._idle_at = Done()
 
@@ -156,7 +156,7 @@ class Handover:
             await asyncio.wait([self._task])
         self._drop(keep=True)
         if self._hashing is not None:
-            self._hashing[1].close()
+            self._hashing[-1].close()
             self._hashing = None
 
     def first_offset(self, stream: str) -> int | None:
@@ -367,11 +367,11 @@ class Handover:
         if self._hashing is None and not self._begin_hash():
             return False
         assert self._hashing is not None
-        run_id, hashing = self._hashing
+        run_id, held, hashing = self._hashing
         if hashing.digest is None:
             await to_its_end(in_idle_thread(hashing.step))
         if hashing.digest is not None:
-            await self._hashed(run_id, hashing)
+            await self._hashed(run_id, held, hashing)
         return True
 
     def _begin_hash(self) -> bool:
@@ -382,25 +382,26 @@ class Handover:
                 continue
             for path in list(state.unhashed):
                 try:
-                    self._hashing = run_id, Hashing(state.folder, path, state.held[path].digest)
+                    held = state.held[path]
+                    self._hashing = run_id, held, Hashing(state.folder, path, held.digest)
                     return True
                 except (OSError, LookupError, Refused):
                     del state.unhashed[path]  # someone removed it, or wrote such a path into our checkpoint
             self._settle(state)
         return False
 
-    async def _hashed(self, run_id: str, hashing: Hashing) -> None:
+    async def _hashed(self, run_id: str, held: Held, hashing: Hashing) -> None:
         self._hashing = None
         hashing.close()
         shared = await to_its_end(asyncio.to_thread(_share, hashing))
         state = self._memory.peek(run_id)
-        if state is None or hashing.path not in state.unhashed:
-            return
-        expected = state.unhashed.pop(hashing.path)
+        if state is None or state.held.get(hashing.path) is not held:
+            return  # a later version took its place, whose turn comes
+        expected = state.unhashed.pop(hashing.path, None)
         if shared and self._in_spool_too and expected is not None:
             await to_its_end(asyncio.to_thread(_restage, hashing, expected))
         if shared is not None:
-            state.held[hashing.path] = state.held[hashing.path]._replace(digest=hashing.digest, shared=shared)
+            state.held[hashing.path] = held._replace(digest=hashing.digest, shared=shared)
             self._memory.touch(state)
         self._settle(state)
 
