@@ -61,7 +61,7 @@ def push(run: Run) -> None:
     _last[:] = [run]
 
 
-def end(run: Run, status: str, reason: str | None = None) -> None:
+def end(run: Run, status: str, reason: str | None = None, end_time: int | None = None) -> None:
     """End *run*, from whichever thread, and take it off its stack; once ended it is left alone."""
     stack = _stack_of.pop(run, None)
     if stack is not None:
@@ -71,7 +71,7 @@ def end(run: Run, status: str, reason: str | None = None) -> None:
         _last[:] = [run]
     if run in _open:
         _open.remove(run)
-    run.end(status, reason)
+    run.end(status, reason, end_time)
 
 
 def all_open() -> list[Run]:

@@ -30,6 +30,7 @@ START_S = 10.0
 BACKOFF_S_MAX = 60.0
 AGENT_LOCK = "agent.lock"
 IDLE_EXIT_S = 60
+_NEEDED = "trainspool_agent", "blake3", "click", "msgspec", "watchfiles", "yaml"
 # Detached twice: our child makes the agent's process and ends at once, so the agent is nobody's zombie and no
 # os.wait() of the training script ever meets it.
 _LAUNCHER = """
@@ -87,7 +88,7 @@ class Agent:
 
 def is_installed() -> bool:
     """Whether the agent's own dependencies are there: ``pip install 'trainspool[agent]'``."""
-    return all(importlib.util.find_spec(name) for name in ("trainspool_agent", "watchfiles", "click"))
+    return all(importlib.util.find_spec(name) for name in _NEEDED)
 
 
 def is_running() -> bool:

@@ -41,6 +41,11 @@ def watch() -> None:
     _watch_multiprocessing()
 
 
+def uncaught() -> str | None:
+    """Return the exception that the main program ended with; None if it has not."""
+    return _uncaught[0] if _uncaught else None
+
+
 def at_exit() -> None:
     """End every active run (FAILED after an uncaught exception), and bring the ring to the spool."""
     runs = [run for run in active.all_open() if run.owner]

@@ -200,8 +200,13 @@ class Run(RunMedia):
         if large:
             self.set_tags(large)
 
-    def end(self, status: str = "FINISHED", reason: str | None = None) -> None:
+    def end(self, status: str = "FINISHED", reason: str | None = None, end_time: int | None = None) -> None:
         """End the run for this process; later calls still log to it, as a guest. Hands over and returns.
+
+        Args:
+            status: one of MLflow's.
+            reason: why it failed or was killed.
+            end_time: ms since the epoch; None is now.
 
         Raises:
             TrainspoolException: *status* is none of MLflow's.
@@ -211,7 +216,7 @@ class Run(RunMedia):
             raise TrainspoolException(f"Invalid status {status!r}: one of {', '.join(events.STATUS_NUMBERS)}")
         if not self.owner or self._end is not None:
             return
-        self.status, self._end = status, _time_ns()
+        self.status, self._end = status, _time_ns() if end_time is None else end_time * 1_000_000
         self.end_time = self._end // 1_000_000
         if number < events.FINISHED:
             return

@@ -132,6 +132,13 @@ def test_ended_twice_it_ends_once(seen: Seen) -> None:
     assert [status for _, status, _ in seen().ends] == [events.FINISHED]
 
 
+def test_a_run_ends_when_it_is_said_to_have_ended(seen: Seen) -> None:
+    run = mlflow.start_run()
+    run.end(end_time=run.info.start_time + 5)
+    assert run.info.end_time == run.info.start_time + 5
+    assert [event[2] for event in seen().of(events.END)] == [(run.info.start_time + 5) * 1_000_000]
+
+
 def test_what_is_logged_after_the_end_still_belongs_to_the_run_as_from_a_guest(seen: Seen) -> None:
     run = mlflow.start_run()
     run.log_metric("a", 1)
