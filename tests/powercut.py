@@ -99,6 +99,10 @@ class Recorder(FaultyFiles):
         super().make_shared_folder(path)
         self._enter(path, folder=True)
 
+    def make_one_folder(self, path: str) -> None:
+        super().make_one_folder(path)
+        self._enter(path, folder=True)
+
     def make_folder_in(self, folder: int, name: str) -> None:
         super().make_folder_in(folder, name)
         self._enter(f"{_path_of(folder)}/{name}", folder=True)

@@ -10,8 +10,6 @@ import os
 
 from trainspool.spool import files
 
-_NEW = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-
 
 class StoreFiles(files.Files):
     """Plain POSIX calls; each may raise OSError. Others may read what a store holds, hence the modes."""
@@ -23,13 +21,9 @@ class StoreFiles(files.Files):
         """Open a file that is there, for reading and appending."""
         return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
 
-    def create_shared(self, path: str, *, anew: bool = False) -> int:
-        """Create *path*, which must not be there, to read and append, mode 0644; *anew*: empty what is there."""
-        return os.open(path, _NEW | (os.O_TRUNC if anew else os.O_EXCL), 0o644)
-
     def open_part(self, path: str) -> int:
         """Create *path*, or open what is there, to read and append, mode 0600."""
-        return os.open(path, _NEW, 0o600)
+        return os.open(path, files.NEW, 0o600)
 
     def overwrite(self, path: str, old: bytes, new: bytes) -> bool:
         """Put *new* in the place of *old*, just as long, if the file holds that and nothing else; whether it did.
@@ -41,10 +35,6 @@ class StoreFiles(files.Files):
             return os.pread(fd, len(old) + 1, 0) == old and os.pwrite(fd, new, 0) == len(new)
         finally:
             os.close(fd)
-
-    def make_shared_folder(self, path: str) -> None:
-        """Make *path* and its parents, as far as they are missing, by the umask."""
-        os.makedirs(path, exist_ok=True)
 
     def make_folder_in(self, folder: int, name: str) -> None:
         os.mkdir(name, dir_fd=folder)

@@ -8,6 +8,7 @@ Source: design.md §2.1, "Threads".
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from trainspool.run import Run
 
@@ -32,6 +33,7 @@ _process: list[Run] = []  # every active run of the process, in order of its sta
 _open: list[Run] = []  # every run this process started and has not ended, active or not
 _stack_of: dict[Run, _Stack] = {}
 _last: list[Run] = []
+ending: dict[Run, Callable[[], None]] = {}  # what stops before a run ends: the sampling of its machine
 
 
 def current() -> Run | None:
@@ -71,6 +73,9 @@ def end(run: Run, status: str, reason: str | None = None, end_time: int | None =
         _last[:] = [run]
     if run in _open:
         _open.remove(run)
+    stop = ending.pop(run, None)
+    if stop is not None:
+        stop()
     run.end(status, reason, end_time)
 
 

@@ -242,3 +242,15 @@ def _serialised(dictionary: Any, artifact_file: str) -> str:
     import json
 
     return json.dumps(dictionary, indent=2, default=str)
+
+
+_READING = frozenset(("download_artifacts", "list_artifacts", "load_dict", "load_image", "load_text"))
+
+
+def __getattr__(name: str) -> Any:
+    """Bring what ``mlflow.artifacts`` has: ``trainspool.artifacts.load_dict(...)``."""
+    if name not in _READING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from trainspool.reading import artifacts  # most training scripts read none
+
+    return getattr(artifacts, name)

@@ -2,6 +2,7 @@
 
     TrainspoolError
     ├── TrainspoolException     misuse of the logging API, in MLflow's terms (also a ValueError)
+    ├── AbsentFeature           a name of MLflow's that trainspool does not have (also an AttributeError)
     └── SpoolError              a spool file is not as the format says
         ├── ChecksumMismatch    complete, but not as written
         ├── MalformedFrame      no valid header where one should be
@@ -18,6 +19,7 @@ from pathlib import Path
 
 INVALID_PARAMETER_VALUE = "INVALID_PARAMETER_VALUE"
 RESOURCE_DOES_NOT_EXIST = "RESOURCE_DOES_NOT_EXIST"
+RESOURCE_ALREADY_EXISTS = "RESOURCE_ALREADY_EXISTS"
 
 
 class TrainspoolError(Exception):
@@ -36,6 +38,10 @@ class TrainspoolException(TrainspoolError, ValueError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class AbsentFeature(TrainspoolError, AttributeError):
+    """A name that MLflow has and trainspool has not; the message says how to get it."""
 
 
 class SpoolError(TrainspoolError):

@@ -123,6 +123,8 @@ def start_run(
     """Start a run, or resume the one with *run_id*, and make it this thread's active run.
 
     Returns at once: only shared memory is touched. Use the result in a ``with`` block to have it ended.
+    *log_system_metrics* has a thread log the machine's metrics beside it (psutil, pynvml); None: as
+    ``enable_system_metrics_logging`` said.
 
     Raises:
         TrainspoolException: a run is active and *nested* is not set, or an argument is not of its kind.
@@ -142,7 +144,17 @@ def start_run(
     texts = _start_tags(tags, description, existing, parent_run_id, stack)
     run = _begin(existing, experiment, run_name, texts)
     active.push(run)
+    _watch_machine(run, log_system_metrics, resumed=existing is not None)
     return run
+
+
+def _watch_machine(run: Run, wanted: bool | None, *, resumed: bool) -> None:
+    if wanted is None:
+        wanted = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("1", "true")
+    if wanted and stream.pump is not None:
+        from trainspool import systemmetrics  # importing trainspool has a budget
+
+        systemmetrics.watch(run, resumed=resumed)
 
 
 def _handed_run_id() -> str | None:
@@ -248,11 +260,6 @@ def end_run(status: str = "FINISHED") -> None:
 def active_run() -> Run | None:
     """Return the run that this thread's log calls go to, or None."""
     return active.current()
-
-
-def last_active_run() -> Run | None:
-    """Return the active run, else the one that was last active in this process, or None."""
-    return active.last()
 
 
 def _run_for(run_id: str | None) -> Run:
@@ -475,6 +482,16 @@ def flush(durable: bool = False, timeout: float | None = None) -> bool:
         Whether it is so. Lateness never raises.
     """
     return stream.flush(durable, timeout)
+
+
+def flush_async_logging() -> None:
+    """Wait until the spool has everything logged before this call; MLflow's name for ``flush()``."""
+    stream.flush(False, None)
+
+
+def flush_artifact_async_logging() -> None:
+    """Wait until the spool has every artifact logged before this call, those captured in the background too."""
+    stream.flush(False, None)
 
 
 def wait(timeout: float | None = None) -> bool:

@@ -47,6 +47,8 @@ NO_SPOOL_NO_STORE = {
     "agent/trainspool_agent/export.py": {"os.link", "tempfile.TemporaryDirectory"},
     # A folder of their own, removed again, when the spool takes nothing.
     "sdk/trainspool/artifacts.py": {"tempfile.mkdtemp"},
+    # Copies for who asks for them, where they ask for them.
+    "sdk/trainspool/reading/artifacts.py": {"os.makedirs", "shutil.copyfile", "shutil.copytree", "tempfile.mkdtemp"},
     # The same for a self-test, and questions to the shell's path.
     "agent/trainspool_agent/doctor/selftest.py": {"tempfile.TemporaryDirectory"},
     "agent/trainspool_agent/doctor/__init__.py": {"os.open", "tempfile.NamedTemporaryFile"},

@@ -188,7 +188,8 @@ def _other_experiments(experiment: str) -> list[str]:
 def _note(experiment: str, run_id: str, path: str, digest: str, info: os.stat_result) -> None:
     work = f"{experiment}/{WORK}"
     refuse_links(work, (NOTES,))
-    files.fs.make_shared_folder(f"{work}/{NOTES}")
+    files.fs.make_one_folder(work)
+    files.fs.make_one_folder(f"{work}/{NOTES}")
     publish(f"{work}/{NOTES}/{digest}", json.dumps([run_id, path, *_seen(info)]).encode(), work)
 
 

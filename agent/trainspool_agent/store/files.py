@@ -15,9 +15,13 @@ _numbers = itertools.count()
 
 
 def temporary_in(work: str) -> str:
-    """Return a fresh name in *work*, an existing folder after this."""
+    """Return a fresh name in *work*, an existing folder after this.
+
+    Raises:
+        FileNotFoundError: the experiment is gone. Made anew, what is left of it would hide from MLflow where it went.
+    """
     refuse_links(work)
-    files.fs.make_shared_folder(work)
+    files.fs.make_one_folder(work)
     return f"{work}/{os.getpid()}.{next(_numbers)}"
 
 
@@ -40,10 +44,19 @@ def publish(path: str, data: bytes, work: str, *, sync: bool = False) -> None:
 
 
 def rename_making_folders(source: str, target: str) -> None:
+    """Rename a file of an experiment's work folder to its place in the experiment, whose folders are made.
+
+    Raises:
+        FileNotFoundError: the experiment is gone: into the trash, say, where its runs go on.
+    """
     try:
         files.fs.rename(source, target)
     except FileNotFoundError:
-        files.fs.make_shared_folder(os.path.dirname(target))
+        experiment = os.path.dirname(os.path.dirname(source))
+        folder = experiment
+        for name in os.path.relpath(os.path.dirname(target), experiment).split("/"):
+            folder = f"{folder}/{name}"
+            files.fs.make_one_folder(folder)
         files.fs.rename(source, target)
 
 

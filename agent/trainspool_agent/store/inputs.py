@@ -113,7 +113,7 @@ def _put(state: RunState, folder: str, data: bytes) -> None:
         return
     building = temporary_in(state.work)
     publish(f"{building}/{META}", data, state.work, sync=True)
-    files.fs.make_shared_folder(os.path.dirname(folder))
+    files.fs.make_one_folder(os.path.dirname(folder))
     try:
         files.fs.rename(building, folder)
     except OSError:

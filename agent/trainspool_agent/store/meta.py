@@ -13,6 +13,9 @@ from typing import Any
 
 import yaml
 
+from trainspool.spool import plainyaml
+
+render = plainyaml.render
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 META_BYTES_MAX = 1 << 20
 NESTING_MAX = 16
@@ -63,11 +66,6 @@ def _check_shape(data: bytes) -> None:
             raise ValueError(f"nested deeper than {NESTING_MAX}")
 
 
-def render(values: dict[str, Any]) -> bytes:
-    """Return *values* as YAML, keys sorted as MLflow sorts them; readable by every MLflow."""
-    return "".join(f"{_key(key)}: {_value(values[key])}\n" for key in sorted(values, key=str)).encode("ascii")
-
-
 def run_meta(
     run_id: str, experiment_id: str, artifact_uri: str, *, user: str, name: str, start_ms: int, lifecycle: str
 ) -> dict[str, Any]:
@@ -100,41 +98,3 @@ def experiment_meta(experiment_id: str, name: str, location: str, created_ms: in
         "lifecycle_stage": "active",
         "name": name,
     }
-
-
-def quoted(text: str) -> str:
-    r"""Return *text* as a double-quoted YAML scalar in ASCII; a lone surrogate, which YAML cannot hold, becomes ``?``.
-
-    >>> quoted('a"b\n损')
-    '"a\\"b\\x0A\\u635F"'
-    """
-    return '"' + "".join(map(_escaped, text)) + '"'
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if character in '"\\':
-        return "\\" + character
-    if 0x20 <= code < 0x7F:
-        return character
-    if 0xD800 <= code < 0xE000:
-        return "?"
-    return f"\\x{code:02X}" if code <= 0xFF else f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
-
-
-def _key(key: Any) -> str:
-    return key if isinstance(key, str) and key.isidentifier() and key.isascii() else quoted(str(key))
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{quoted(str(key))}: {_value(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return quoted(str(value))

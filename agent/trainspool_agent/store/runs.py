@@ -11,6 +11,7 @@ import os
 import time
 from typing import Any
 
+from trainspool.spool import metalock
 from trainspool_agent import files
 from trainspool_agent.store import meta
 from trainspool_agent.store.attempts import outcome
@@ -46,8 +47,9 @@ def first_meta(run_id: str, experiment: Experiment, changes: RunChanges) -> dict
 def make_folder(run_id: str, experiment: Experiment, values: dict[str, Any]) -> None:
     """Build the run beside the others, then rename it in whole. Blocks for a sync: use a thread."""
     building = temporary_in(experiment.work)
+    files.fs.make_one_folder(building)
     for name in RUN_FOLDERS:
-        files.fs.make_shared_folder(f"{building}/{name}")
+        files.fs.make_one_folder(f"{building}/{name}")
     publish(f"{building}/{META}", meta.render(values), experiment.work, sync=True)
     publish(f"{building}/{APPLIED}", b"", experiment.work)  # ours, to whoever comes after a power cut
     files.fs.sync_path(building)  # a power cut may keep the rename below and forget what is in the folder
@@ -62,7 +64,7 @@ def make_folder(run_id: str, experiment: Experiment, values: dict[str, Any]) -> 
 def complete_folder(state: RunState, values: dict[str, Any]) -> None:
     """Give a folder that is there what MLflow needs to read it. Blocks for a sync: use a thread."""
     for name in RUN_FOLDERS:
-        files.fs.make_shared_folder(f"{state.folder}/{name}")
+        files.fs.make_one_folder(f"{state.folder}/{name}")
     if not os.path.exists(f"{state.folder}/{META}"):
         publish(f"{state.folder}/{META}", meta.render(values), state.work, sync=True)
 
@@ -80,6 +82,11 @@ def publish_meta(state: RunState, want: Published) -> bool:
 
     Other keys stay as they are: a name, a deletion or a note that someone else made outlives us.
     """
+    with metalock.held(f"{state.folder}/{META}"):  # a deletion by the SDK, say
+        return _rewrite_meta(state, want)
+
+
+def _rewrite_meta(state: RunState, want: Published) -> bool:
     path = f"{state.folder}/{META}"
     try:
         values = meta.read(path)

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 
+NEW = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks, copy on write
 
 
@@ -32,6 +33,19 @@ class Files:
     def create_to_fill(self, path: str) -> int:
         """As ``create``, but not for appending: the kernel neither clones nor copies into a file that appends."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def create_shared(self, path: str, *, anew: bool = False) -> int:
+        """Create *path*, a store's file, new, to read and append, mode 0644; *anew*: empty what is there."""
+        return os.open(path, NEW | (os.O_TRUNC if anew else os.O_EXCL), 0o644)
+
+    def make_shared_folder(self, path: str) -> None:
+        """Make *path* and its parents, as far as they are missing, by the umask."""
+        os.makedirs(path, exist_ok=True)
+
+    def make_one_folder(self, path: str) -> None:
+        """Make *path*, by the umask, unless it is there; what it lies in must be: that may have been moved away."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
 
     def open_to_fill(self, path: str) -> int:
         """Open what ``create_to_fill`` made once more: with a lock of its own."""
