@@ -18,7 +18,7 @@ from trainspool.spool import copying
 from trainspool_agent import files
 from trainspool_agent.store.files import publish, temporary_in
 from trainspool_agent.store.layout import ARTIFACTS, TRASH, WORK, artifact_parts, is_run_id, refuse_links
-from trainspool_agent.store.limits import COPY_BYTES, SHARED_FROM_BYTES, STEP_BYTES
+from trainspool_agent.store.limits import COPY_BYTES, HOLLOW_FROM_BYTES, HOLLOW_RATIO, SHARED_FROM_BYTES, STEP_BYTES
 from trainspool_agent.store.transfer import new_hash, open_folder
 
 NOTES = "content"
@@ -50,6 +50,12 @@ class Hashing:
             left -= len(block)
         if left > 0:
             self.digest = self._hash.hexdigest()
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether nearly all of it is holes: sharing would save next to nothing, and a tebibyte of zeros be read."""
+        occupied = self.info.st_blocks * 512
+        return self.digest is None and self.info.st_size > max(HOLLOW_FROM_BYTES, HOLLOW_RATIO * occupied)
 
     def close(self) -> None:
         if self.fd >= 0:

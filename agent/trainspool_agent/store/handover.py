@@ -383,10 +383,15 @@ class Handover:
             for path in list(state.unhashed):
                 try:
                     held = state.held[path]
-                    self._hashing = run_id, held, Hashing(state.folder, path, held.digest)
-                    return True
+                    hashing = Hashing(state.folder, path, held.digest)
                 except (OSError, LookupError, Refused):
                     del state.unhashed[path]  # someone removed it, or wrote such a path into our checkpoint
+                    continue
+                if not hashing.is_in_vain:
+                    self._hashing = run_id, held, hashing
+                    return True
+                hashing.close()
+                del state.unhashed[path]
             self._settle(state)
         return False
 

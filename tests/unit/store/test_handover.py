@@ -19,7 +19,7 @@ from trainspool.spool.fingerprint import fingerprint
 from trainspool_agent import checkpoint, files
 from trainspool_agent.compact import Dictionary, RunRef, compact
 from trainspool_agent.files import StoreFiles
-from trainspool_agent.store import handover, runs, transfer
+from trainspool_agent.store import content, handover, runs, transfer
 from trainspool_agent.store.writer import FileStore
 
 RUN, OTHER = "a" * 32, "b" * 32
@@ -393,3 +393,24 @@ def test_what_is_expected_survives_a_restart(scene: Scene) -> None:
     assert scene.store.position(RunRef(RUN, "/store", None, "exp", True), stream.id) == stream.frames[-1].end
     asyncio.run(scene.store.handover.finish())
     assert scene.stored("long").read_bytes() == CONTENT
+
+
+def test_nobody_waits_for_the_hash_of_holes(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A staged file of a tebibyte costs nobody anything, and would be read for minutes."""
+    hashed: list[str] = []
+    step = content.Hashing.step
+
+    def noted(self: content.Hashing) -> None:
+        hashed.append(self.path)
+        step(self)
+
+    monkeypatch.setattr(content.Hashing, "step", noted)
+    stream = scene.stream()
+    run = scene.run(stream)
+    os.truncate(scene.log(stream, run, "hollow"), 1 << 30)
+    scene.log(stream, run, "full")
+    scene.feed(stream)
+    assert scene.stored("hollow").stat().st_size == 1 << 30
+    assert set(hashed) == {"full"} and scene.store.handover.is_done
+    held = scene.store._memory.get(RUN).held
+    assert (held["hollow"].digest is None, held["full"].digest is None) == (True, False)
