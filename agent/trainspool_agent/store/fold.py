@@ -145,8 +145,8 @@ class MetricFile:
         else:
             self._write(data)
             begin = os.lseek(self.fd, 0, os.SEEK_CUR) - len(data)
-        if begin != self.length:  # another writer came between
-            self.learn_growth()
+        if begin != self.length:
+            self._learn_what_came_between()
             return
         self.length += len(data)
         new = admitted.new
@@ -168,8 +168,8 @@ class MetricFile:
             return False
         self._write(data)
         end = os.lseek(fd, 0, os.SEEK_CUR)
-        if end - begin != len(data):  # another writer came between
-            self.learn_growth()
+        if end - begin != len(data):
+            self._learn_what_came_between()
             return True
         self.length, self.top = end, top
         blocks = self._blocks
@@ -185,6 +185,14 @@ class MetricFile:
             _write_whole(self.fd, data, self.length)
         except OSError:
             self._loaded = False  # whole lines of ours may be there, if what was begun could not be cut off, either
+            raise
+
+    def _learn_what_came_between(self) -> None:
+        """Take note of another writer's lines, and of ours behind them."""
+        try:
+            self.learn_growth()
+        except OSError:
+            self._loaded = False  # the same points come again, and are to find these lines their own
             raise
 
     def unclaim(self, admitted: Admitted | None, begin: int) -> None:

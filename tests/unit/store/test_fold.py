@@ -202,6 +202,27 @@ def test_whole_lines_of_a_write_that_could_not_be_taken_back_are_ours(
     file.close()
 
 
+@pytest.mark.parametrize("the_short_way", [False, True])
+def test_lines_behind_another_writers_are_ours_though_the_file_could_not_be_read_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, the_short_way: bool
+) -> None:
+    file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
+    write(file, [(1, 0, 1.0)], tmp_path)
+    points = [(2, 0, 2.0), (3, 0, 3.0)]
+    lines = Lines.of(points)
+    assert lines is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(files.fs, "append", lambda fd, data: os.write(fd, b"1 9.0 0\n" + data) - 8)
+        patch.setattr(MetricFile, "_mended", _fail)
+        with pytest.raises(OSError, match="nothing works"):
+            file.append_rising(lines) if the_short_way else write(file, points, tmp_path)
+    assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n1 9.0 0\n2 2.0 0\n3 3.0 0\n"
+    file.learn_growth()
+    admitted = file.admit(points)
+    assert (admitted.stored, len(admitted.new), admitted.folded) == (2, 0, 0)
+    file.close()
+
+
 def test_a_file_that_cannot_be_mended_now_is_not_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m").write_bytes(b"1 1.0 0\n2 2")
     file = MetricFile(str(tmp_path / "m"), DecodedBlocks())
