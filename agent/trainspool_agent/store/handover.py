@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 from trainspool_agent.store import content
@@ -115,6 +115,7 @@ class Handover:
         """Why the last try failed; None after one that did not."""
         self._task: asyncio.Task[None] | None = None
         self._aside: dict[Expected, str] = {}  # long copies that wait, and their runs
+        self._not_yet: dict[Expected, float] = {}  # still being captured: when to look again; looked at last, last
         self._copying: tuple[Expected, Transfer] | None = None
         self._hashing: tuple[str, Held, Hashing] | None = None
         self._moved: deque[tuple[float, int]] = deque()  # when, and what was there by then
@@ -215,39 +216,37 @@ class Handover:
     async def _round(self) -> tuple[bool, bool, Exception | None]:
         """Do what is quick, then one step of what is long: whether anything moved, whether something is to come, and
         what one run met: it stops no other."""
-        moved = later = False
+        moved = False
         failed: Exception | None = None
+        self._forget_what_came()
         for run_id in list(self._memory.expecting):
             try:
                 self._hold(run_id)
-                done, waits = await self._quick(self._memory.get(run_id))
-                moved, later = moved or done, later or waits
+                moved = await self._quick(self._memory.get(run_id)) or moved
             except RunHeld:
-                continue
+                self._forget_what_came(but_of=run_id)
             except (OSError, StoreRefused) as error:
                 failed = error
         stepped = await self._copy_step() or await self._hash_step()
-        return moved or stepped, later, failed
+        return moved or stepped, bool(self._not_yet), failed
 
     # -- what is quick
 
-    async def _quick(self, state: RunState) -> tuple[bool, bool]:
+    async def _quick(self, state: RunState) -> bool:
         """Publish what can be linked, shared or is small, some hundreds at once; long ones are put aside."""
         if not os.path.isdir(state.folder):
             self._memory.relocate(state)
             if state.gone:  # someone removed the run: so its artifacts are nowhere to go
                 state.expected.clear()
                 state.unhashed.clear()
-        for expected in state.expected.values():
-            if expected.artifact.about is not None:
-                self._aside[expected] = state.run_id  # to be encoded, which takes long
-        chosen = list(islice((one for one in state.expected.values() if one not in self._aside), ARTIFACTS_AT_ONCE))
+        chosen = self._choose(state)
         if not chosen:
             self._settle(state)
-            return False, False
+            return False
         begun: list[_Begun] = []  # filled by the thread: what is open is closed, though nobody awaits it any more
         try:
             await to_its_end(asyncio.to_thread(_begin_all, chosen, state.work, self._boot_id, begun))
+            self._note_not_yet(begun)
             ready = [one.transfer.temporary for one in begun if one.transfer is not None and one.transfer.ready]
             await to_its_end(asyncio.to_thread(sync_all, ready, self._root))
             await self._publish(state, begun)
@@ -260,7 +259,33 @@ class Handover:
         for one in begun:
             if isinstance(one.why, OSError):
                 raise one.why
-        return any(not isinstance(one.why, NotYet) for one in begun), any(isinstance(one.why, NotYet) for one in begun)
+        return any(not isinstance(one.why, NotYet) for one in begun)
+
+    def _choose(self, state: RunState) -> list[Expected]:
+        """Return what to look at next: first what never was, then what was longest ago, so that nothing is hidden."""
+        now = time.monotonic()
+        for one in state.expected.values():
+            if one.artifact.about is not None and self._not_yet.get(one, now) <= now:
+                self._aside[one] = state.run_id  # to be encoded, which takes long
+        new = (one for one in state.expected.values() if one not in self._not_yet)
+        again = (one for one, due in self._not_yet.items() if due <= now and self._is_expected(state, one))
+        return list(islice((one for one in chain(new, again) if one not in self._aside), ARTIFACTS_AT_ONCE))
+
+    def _forget_what_came(self, *, but_of: str | None = None) -> None:
+        """Wait no more for what is there, was replaced, or is of a run that another agent carries."""
+        if self._not_yet:
+            expected = {one for state, one in self._expected() if state.run_id != but_of}
+            self._not_yet = {one: due for one, due in self._not_yet.items() if one in expected}
+
+    @staticmethod
+    def _is_expected(state: RunState, one: Expected) -> bool:
+        return state.expected.get(one.artifact.path) is one
+
+    def _note_not_yet(self, begun: list[_Begun]) -> None:
+        for one in begun:
+            self._not_yet.pop(one.expected, None)
+            if isinstance(one.why, NotYet):
+                self._not_yet[one.expected] = time.monotonic() + LOOK_AGAIN_S
 
     async def _publish(self, state: RunState, begun: list[_Begun]) -> None:
         """Give what is ready its name, and enter into the run's state what became of each."""
@@ -308,7 +333,7 @@ class Handover:
         assert self._copying is not None
         expected, transfer = self._copying
         state = self._memory.peek(self._aside.get(expected, ""))
-        if state is None or state.expected.get(expected.artifact.path) is not expected:
+        if state is None or not self._is_expected(state, expected):
             self._drop()  # a later one of that path took its place, or another agent its run
             return True
         why = None
@@ -335,7 +360,7 @@ class Handover:
     async def _begin_long(self) -> bool:
         for expected, run_id in list(self._aside.items()):
             state = self._memory.peek(run_id)
-            if state is None or state.expected.get(expected.artifact.path) is not expected:
+            if state is None or not self._is_expected(state, expected):
                 del self._aside[expected]
                 continue
             begun: list[_Begun] = []
@@ -348,6 +373,7 @@ class Handover:
             if self._copying is not None:
                 return True
             del self._aside[expected]
+            self._note_not_yet(begun)
             [one] = begun
             if isinstance(one.why, Refused):
                 await self._publish(state, begun)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -16,6 +17,7 @@ from handmade import BOOT, T0, Stream, feed_async, open_store
 
 from trainspool.spool import events as ev
 from trainspool.spool.fingerprint import fingerprint
+from trainspool.spool.layout import PART_SUFFIX
 from trainspool_agent import checkpoint, files
 from trainspool_agent.compact import Dictionary, RunRef, compact
 from trainspool_agent.files import StoreFiles
@@ -414,3 +416,30 @@ def test_nobody_waits_for_the_hash_of_holes(scene: Scene, monkeypatch: pytest.Mo
     assert set(hashed) == {"full"} and scene.store.handover.is_done
     held = scene.store._memory.get(RUN).held
     assert (held["hollow"].digest is None, held["full"].digest is None) == (True, False)
+
+
+def test_what_is_still_being_captured_hides_nothing_behind_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "ARTIFACTS_AT_ONCE", 2)
+    stream = scene.stream()
+    run = scene.run(stream)
+    parts = []
+    for number in range(5):
+        staged = scene.log(stream, run, f"captured {number}", b"x")
+        parts.append(staged.with_name(f"{staged.name}{PART_SUFFIX}"))
+        staged.rename(parts[-1])
+    scene.log(stream, run, "behind", b"y")
+
+    async def go() -> None:
+        with contextlib.ExitStack() as capturing:
+            for part in parts:
+                fcntl.flock(capturing.enter_context(part.open()), fcntl.LOCK_EX)
+            await scene.carry(stream)
+            await until(lambda: scene.stored("behind").exists())
+            assert scene.store.handover.busy and len(scene.store._memory.get(RUN).expected) >= len(parts)
+            for part in parts:
+                part.rename(part.with_suffix(""))
+        await scene.store.handover.finish()
+
+    asyncio.run(go())
+    assert all(scene.stored(f"captured {number}").read_bytes() == b"x" for number in range(5))
+    assert scene.store.handover.is_done
