@@ -41,6 +41,8 @@ class Batch:
     begin: int
     end: int
     runs: dict[RunRef, RunChanges] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
+    """By run id: the position that this batch was made for. Where the store has another one by now, it is no use."""
     known: set[RunRef] = field(default_factory=set)
     """Runs of which something was left out, as their store has it already."""
     experiments: list[ExperimentChange] = field(default_factory=list)
@@ -146,7 +148,7 @@ class _Folding:
 
     def __init__(self, batch: Batch, dictionary: Dictionary, position: Callable[[RunRef], int]) -> None:
         self._batch, self._dictionary, self._position = batch, dictionary, position
-        self._positions: dict[str, int] = {}
+        self._positions = batch.positions
         self._refs: dict[str, RunRef] = {}
         self._points: dict[str, RunPoints] = {}
         self._sinks = _Sinks(self._make_sink)

@@ -182,7 +182,8 @@ class Stores:
         for run, changes in batch.runs.items():
             try:
                 staging = stream.folder / "staging"
-                await self.at(run.store).apply(run, changes, batch.stream, batch.end, staging)
+                made_for = batch.positions[run.run_id]
+                await self.at(run.store).apply(run, changes, batch.stream, batch.end, staging, made_for)
             except (OSError, TrainspoolError) as error:
                 failed = failed or self._complain(run.run_id, stream, error)
         if failed is None:

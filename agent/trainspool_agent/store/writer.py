@@ -102,17 +102,24 @@ class FileStore:
         """Return the stream offset up to which *run*'s events are in the store; 0 if it holds none."""
         return self._memory.get(run.run_id).streams.get(stream, 0)
 
-    async def apply(self, run: RunRef, changes: RunChanges, stream: str, end: int, staging: Path) -> Applied:
+    async def apply(
+        self, run: RunRef, changes: RunChanges, stream: str, end: int, staging: Path, made_for: int | None = None
+    ) -> Applied:
         """Put *changes* into the run's files; then ``position(run, stream)`` is *end*.
 
         After an OSError the position is as before; applying the same events again completes what was begun, and counts
         nothing twice.
+
+        Args:
+            made_for: the position that *changes* were made for; None: the present one.
 
         Raises:
             RunHeld: another agent carries the run.
             RunMoved: one did until now, so that the position is another.
         """
         before = self.position(run, stream)
+        if made_for is not None and made_for != before:
+            raise RunMoved(run.run_id)
         state = self._hold(run.run_id)
         if run.run_id in self.fallen:  # first its streams are to go back
             raise RunHeld(run.run_id, "another agent until now")

@@ -100,4 +100,16 @@ FOUND: tuple[tuple[str, int, int, str], ...] = (
         "start agent 535510978, new writer 3430410611, log 2836653852, log 3746343981, turn 4258470324,"
         "agent tick 2483758712, log 2364255702, turn 3139617415, take over 2549264203",
     ),
+    (
+        "a batch made before a replay took over the run was applied behind it, and counted twice",
+        721397430,
+        1,
+        "turn 3008665699, turn 1322248955, settle 2170956152, start run 347606100, turn 4092040821,"
+        "take over 1162232834, agent turns 201225006, new writer 2090578453, new writer 1234141151,"
+        "agent turns 1826569966, log 2587062137, settle 646821188, agent turns 124200851,"
+        "kill writer 3256422580, start run 51449869, turn 971698707, agent rescan 3454795628,"
+        "log 2216738780, turn 3037579065, save cursors 865144087, start agent 1610813210, turn 4032681142,"
+        "agent rescan 2849565203, replay 2540259359, new writer 3364178447, turn 924127758, turn 800570315,"
+        "log 1686272360, agent tick 2224256598, pass time 1241426766",
+    ),
 )
