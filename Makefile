@@ -15,7 +15,7 @@ types: .venv/made
 	$(BIN)/mypy
 
 test: setup lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadgroup
 
 crash: setup
 	$(BIN)/pytest tests/crash -m "long or not long"

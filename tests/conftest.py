@@ -12,6 +12,13 @@ import spooled
 CI_SEED = 20261123  # what a change broke, not what a new seed found: those are hunted by `make crash`
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side (`make test`), crash tests stay behind each other: they count on some of a core."""
+    for item in items:
+        if "crash" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("crash"))
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[spooled.Place]:
     """A spool, a store and a ring folder of this test's own."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -308,3 +309,8 @@ def split_by_source(steps: list[int], sources: int) -> Iterator[list[int]]:
     """Yield the steps of each source, where source s logs s, s + sources, s + 2·sources, ..."""
     for source in range(sources):
         yield [step // sources for step in steps if step % sources == source]
+
+
+def shown(value: object) -> str:
+    """Return a value's repr as a test's id: the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import spooled
-from spooled import Held, Place
+from spooled import Held, Place, shown
 
 import trainspool as mlflow
 from trainspool.errors import TrainspoolException
@@ -202,7 +202,7 @@ def test_threads_without_a_run_of_their_own_log_to_the_processs_run(seen: Seen) 
         (np.array(3.0), 3.0),
         (np.array([4.0]), 4.0), (10**20, 1e20), (-0.0, -0.0),
     ],
-    ids=repr,
+    ids=shown,
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:Conversion of an array")
 def test_values_are_logged_as_float_makes_them_first_time_and_later(seen: Seen, value: Any, logged: float) -> None:
@@ -213,7 +213,7 @@ def test_values_are_logged_as_float_makes_them_first_time_and_later(seen: Seen, 
     assert len(found) == 6 and all(math.isnan(one) if math.isnan(logged) else one == logged for one in found)
 
 
-@pytest.mark.parametrize("value", ["abc", None, [1], {}, object(), np.array([1.0, 2.0]), 1j, ""], ids=repr)
+@pytest.mark.parametrize("value", ["abc", None, [1], {}, object(), np.array([1.0, 2.0]), 1j, ""], ids=shown)
 def test_a_value_that_is_no_number_is_refused_first_time_and_later_and_nothing_is_logged(
     seen: Seen, value: Any
 ) -> None:
@@ -241,7 +241,7 @@ def test_steps_of_64_bits_are_kept_first_time_and_later(seen: Seen, step: Any) -
     assert [point[2] for point in seen().points] == [int(step)] * 4
 
 
-@pytest.mark.parametrize("step", ["1", 1.5, 2**63, math.nan], ids=repr)
+@pytest.mark.parametrize("step", ["1", 1.5, 2**63, math.nan], ids=shown)
 def test_other_steps_are_refused_first_time_and_later(step: Any) -> None:
     for _ in range(2):
         with pytest.raises(TrainspoolException, match="step"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spooled import shown
 
 from trainspool import validation
 from trainspool.errors import TrainspoolException
@@ -42,7 +43,7 @@ def refusal(check: Any, *arguments: Any) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("key", KEYS, ids=repr)
+@pytest.mark.parametrize("key", KEYS, ids=shown)
 def test_keys_are_taken_and_refused_as_by_mlflow_and_in_its_words(key: str) -> None:
     for check, parameter in (
         (theirs._validate_metric_name, "name"),
@@ -69,7 +70,7 @@ def test_keys_that_its_stores_cannot_take_are_refused() -> None:
     )
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=shown)
 def test_metric_values_are_taken_and_refused_as_by_mlflow(value: Any) -> None:
     from mlflow.tracking.metric_value_conversion_utils import convert_metric_value_to_float_if_possible
 
@@ -93,13 +94,13 @@ def test_whole_steps_are_taken(step: Any) -> None:
     assert validation.step_number("k", 1.0, step) == int(step or 0)
 
 
-@pytest.mark.parametrize("step", ["a", "1", 1.5, math.nan, math.inf, 2**63, -(2**63) - 1, [], object()], ids=repr)
+@pytest.mark.parametrize("step", ["a", "1", 1.5, math.nan, math.inf, 2**63, -(2**63) - 1, [], object()], ids=shown)
 def test_steps_that_mlflow_could_not_read_back_are_refused_in_its_words(step: Any) -> None:
     said = refusal(validation.step_number, "k", 1.0, step)
     assert said is not None and "metric 'k' (value=1.0). Step must be a valid long (64-bit integer)." in said
 
 
-@pytest.mark.parametrize("timestamp", [-1, "x", math.nan, math.inf, [], object()], ids=repr)
+@pytest.mark.parametrize("timestamp", [-1, "x", math.nan, math.inf, [], object()], ids=shown)
 def test_timestamps_are_refused_in_mlflows_words(timestamp: Any) -> None:
     said = refusal(validation.time_ns_from_ms, "k", 1.0, timestamp)
     assert said is not None and "Timestamp must be a nonnegative long (64-bit integer)" in said
@@ -128,7 +129,7 @@ def test_run_ids_are_a_part_of_those_mlflow_takes(run_id: str) -> None:
         assert not refusal(theirs._validate_run_id, run_id) and len(run_id) <= 32
 
 
-@pytest.mark.parametrize("run_id", ["", "../../etc", "a/b", "a b", "x" * 33, None, 7, "-a", "a\n"], ids=repr)
+@pytest.mark.parametrize("run_id", ["", "../../etc", "a/b", "a b", "x" * 33, None, 7, "-a", "a\n"], ids=shown)
 def test_run_ids_that_are_no_plain_names_are_refused(run_id: Any) -> None:
     assert refusal(validation.check_run_id, run_id)
 

@@ -9,6 +9,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spooled import shown
 
 from trainspool.spool import events as ev
 
@@ -46,7 +47,7 @@ def test_fillers_are_passed_over() -> None:
     assert list(ev.decode(ev.FILLER * 3 + POINT + ev.FILLER + KEY)) == [*ev.decode(POINT), *ev.decode(KEY)]
 
 
-@pytest.mark.parametrize("value", [7, "text", {}, [], ["0"], [None], [1.0], True], ids=repr)
+@pytest.mark.parametrize("value", [7, "text", {}, [], ["0"], [None], [1.0], True], ids=shown)
 def test_what_is_no_event_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="not an event"):
         list(ev.decode(msgpack.packb(value)))
