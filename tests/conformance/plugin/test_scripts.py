@@ -105,6 +105,7 @@ def test_what_the_calls_returned_for_is_there_after_kill_9(box: Box) -> None:
     witness.close()
     until(lambda: box.status_of(run_id) == KILLED, "the run is marked")
     stored = box.stored()[run_id]
+    until(stored.artifacts, "its artifact, which comes beside the points")
     assert [step for _, _, step in stored.points("loss")][:logged] == list(range(logged))
     assert stored.artifacts() == {"kept.txt": b"kept"}
     assert stored.texts("tags")["mlflow.source.type"] == "LOCAL"
