@@ -40,7 +40,7 @@ from trainspool_agent.daemon import Agent
 from trainspool_agent.liveness import Process
 from trainspool_agent.settings import Settings
 from trainspool_agent.store import experiments as experiments_module
-from trainspool_agent.store import handover as handover_module
+from trainspool_agent.store import threads as threads_module
 
 WALL = 1_700_000_000_000_000_000
 PATIENCE = 200
@@ -132,7 +132,7 @@ class World:
         patch.setattr(captures_module.Captures, "submit", lambda *call: self.background.submit(*call))
         make_small(patch)
         self.transfers.watch(patch)
-        patch.setattr(handover_module, "in_idle_thread", _inline)
+        patch.setattr(threads_module, "in_idle_thread", _inline)
         patch.setattr(pump_module, "Syncer", _InlineSyncer)
         patch.setattr(pump_module.Pump, "start", _started)
         patch.setattr(stream, "at_birth", lambda: None)

@@ -14,75 +14,25 @@ import contextlib
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import chain, islice
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from trainspool_agent.store import content
-from trainspool_agent.store.content import Hashing
+from trainspool_agent.store import threads
 from trainspool_agent.store.errors import Refused, RunHeld, StoreRefused
 from trainspool_agent.store.files import sync_all
-from trainspool_agent.store.idleio import use_idle_priority
+from trainspool_agent.store.howfar import Done, Meter, Progress
 from trainspool_agent.store.limits import ARTIFACTS_AT_ONCE
 from trainspool_agent.store.memory import RunMemory
+from trainspool_agent.store.sharing import Sharing
 from trainspool_agent.store.state import Expected, Held, RunState
-from trainspool_agent.store.transfer import NotYet, Transfer, is_of_this_host
+from trainspool_agent.store.threads import to_its_end
+from trainspool_agent.store.transfer import NotYet, Transfer
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 15.0
 LOOK_AGAIN_S = 0.2  # at what a living process is still capturing
-RATE_WINDOW_S = 5.0
-T = TypeVar("T")
 
 log = logging.getLogger("trainspool.agent")
-_idle = ThreadPoolExecutor(1, "trainspool-artifacts", initializer=use_idle_priority)
-
-
-async def in_idle_thread(function: Callable[..., T], /, *arguments: Any) -> T:
-    """Call *function* in the one thread that yields the disk to everyone else."""
-    return await asyncio.get_running_loop().run_in_executor(_idle, function, *arguments)
-
-
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await what a thread does. Cancelled meanwhile, let it end first: it uses files that are closed then."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # said by nobody: whoever comes next meets it, too
-        raise
-
-
-class Done(NamedTuple):
-    """What came to its place."""
-
-    artifacts: int = 0
-    bytes: int = 0
-
-    def __sub__(self, other: Done) -> Done:
-        return Done(self.artifacts - other.artifacts, self.bytes - other.bytes)
-
-
-class Progress(NamedTuple):
-    """How far it is since nothing was on its way last; *rate* in bytes a second, of the last seconds.
-
-    Attributes:
-        waiting: artifacts that are not in their place.
-        path: of the one that is being copied, or of the next one.
-    """
-
-    waiting: int
-    bytes: int
-    done_bytes: int
-    rate: float
-    path: str
-
-    @property
-    def remaining_s(self) -> float | None:
-        return (self.bytes - self.done_bytes) / self.rate if self.rate else None
 
 
 class Handover:
@@ -110,16 +60,15 @@ class Handover:
         in_spool_too: bool,
     ) -> None:
         self._root, self._boot_id, self._memory = root, boot_id, memory
-        self._hold, self._tell, self._done, self._in_spool_too = hold, publish, done, in_spool_too
+        self._hold, self._tell, self._done = hold, publish, done
         self.error: Exception | None = None
         """Why the last try failed; None after one that did not."""
         self._task: asyncio.Task[None] | None = None
         self._aside: dict[Expected, str] = {}  # long copies that wait, and their runs
         self._not_yet: dict[Expected, float] = {}  # still being captured: when to look again; looked at last, last
         self._copying: tuple[Expected, Transfer] | None = None
-        self._hashing: tuple[str, Held, Hashing] | None = None
-        self._moved: deque[tuple[float, int]] = deque()  # when, and what was there by then
-        self.published = self._idle_at = Done()
+        self._sharing = Sharing(memory, in_spool_too=in_spool_too)
+        self._meter = Meter()
 
     def wake(self) -> None:
         """See to it that someone is at work, if there is anything to do."""
@@ -156,34 +105,20 @@ class Handover:
             self._task.cancel()
             await asyncio.wait([self._task])
         self._drop(keep=True)
-        if self._hashing is not None:
-            self._hashing[-1].close()
-            self._hashing = None
+        self._sharing.close()
 
     def first_offset(self, stream: str) -> int | None:
         """Return the stream offset of the first artifact of *stream* that is not there yet."""
         return min((one.artifact.offset for _, one in self._expected() if one.stream == stream), default=None)
 
+    @property
+    def published(self) -> Done:
+        """What came to its place since the start."""
+        return self._meter.published
+
     def progress(self) -> Progress | None:
         """Return how far it is, None if nothing is on its way. Ask every second or so: the rate is of what was seen."""
-        waiting = [one for _, one in self._expected()]
-        if not waiting:
-            self._idle_at = self.published
-            self._moved.clear()
-            return None
-        copying = self._copying[1] if self._copying else None
-        before = (self.published - self._idle_at).bytes
-        done = before + (copying.done_bytes if copying else 0)
-        path = copying.artifact.path if copying else waiting[0].artifact.path
-        return Progress(len(waiting), before + sum(one.artifact.size for one in waiting), done, self._rate(done), path)
-
-    def _rate(self, done_bytes: int) -> float:
-        now = time.monotonic()
-        self._moved.append((now, done_bytes))
-        while len(self._moved) > 2 and now - self._moved[0][0] > RATE_WINDOW_S:
-            self._moved.popleft()
-        begun, before = self._moved[0]
-        return max(0, done_bytes - before) / (now - begun) if now > begun else 0.0
+        return self._meter.progress([one for _, one in self._expected()], self._copying[1] if self._copying else None)
 
     def _expected(self) -> Iterator[tuple[RunState, Expected]]:
         for run_id in self._memory.expecting:
@@ -227,7 +162,7 @@ class Handover:
                 self._forget_what_came(but_of=run_id)
             except (OSError, StoreRefused) as error:
                 failed = error
-        stepped = await self._copy_step() or await self._hash_step()
+        stepped = await self._copy_step() or await self._sharing.step()
         return moved or stepped, bool(self._not_yet), failed
 
     # -- what is quick
@@ -241,7 +176,7 @@ class Handover:
                 state.unhashed.clear()
         chosen = self._choose(state)
         if not chosen:
-            self._settle(state)
+            self._memory.note_what_came(state)
             return False
         begun: list[_Begun] = []  # filled by the thread: what is open is closed, though nobody awaits it any more
         try:
@@ -294,7 +229,7 @@ class Handover:
             async with state.lock:
                 await self._publish_locked(state, begun, streams)
         finally:
-            self._settle(state)
+            self._memory.note_what_came(state)
             if streams:
                 self._done(streams)
 
@@ -309,7 +244,7 @@ class Handover:
                 _refuse(state, one.expected, why)
             elif why is None and one.transfer is not None and one.transfer.ready:
                 _enter(state, one.expected, one.transfer.stored_bytes, one.transfer.digest)
-                self.published = Done(self.published.artifacts + 1, self.published.bytes + one.transfer.stored_bytes)
+                self._meter.came(one.transfer.stored_bytes)
             if one.expected.artifact.path not in state.expected:
                 streams.add(one.expected.stream)
                 self._memory.touch(state)
@@ -319,10 +254,6 @@ class Handover:
             await self._tell(state)
         if failed is not None:
             raise failed
-
-    def _settle(self, state: RunState) -> None:
-        if not state.expected and not state.unhashed:
-            self._memory.expecting.pop(state.run_id, None)
 
     # -- what is long
 
@@ -339,7 +270,7 @@ class Handover:
         why = None
         try:
             if not transfer.ready:
-                await to_its_end(in_idle_thread(transfer.step))
+                await to_its_end(threads.in_idle_thread(transfer.step))
         except Refused as error:
             why = error
         if transfer.ready or why is not None:
@@ -365,7 +296,7 @@ class Handover:
                 continue
             begun: list[_Begun] = []
             try:
-                await to_its_end(in_idle_thread(_begin_all, [expected], state.work, self._boot_id, begun))
+                await to_its_end(threads.in_idle_thread(_begin_all, [expected], state.work, self._boot_id, begun))
             finally:
                 for one in begun:
                     if one.transfer is not None:
@@ -387,54 +318,6 @@ class Handover:
         if copying is not None:
             self._aside.pop(copying[0], None)
             copying[1].close(keep=keep)
-
-    async def _hash_step(self) -> bool:
-        """Read on in a stored artifact for its hash, then have it share its content; whether there was one."""
-        if self._hashing is None and not self._begin_hash():
-            return False
-        assert self._hashing is not None
-        run_id, held, hashing = self._hashing
-        if hashing.digest is None:
-            await to_its_end(in_idle_thread(hashing.step))
-        if hashing.digest is not None:
-            await self._hashed(run_id, held, hashing)
-        return True
-
-    def _begin_hash(self) -> bool:
-        for run_id in list(self._memory.expecting):
-            state = self._memory.peek(run_id)
-            if state is None:
-                self._memory.expecting.pop(run_id)
-                continue
-            for path in list(state.unhashed):
-                try:
-                    held = state.held[path]
-                    hashing = Hashing(state.folder, path, held.digest)
-                except (OSError, LookupError, Refused):
-                    del state.unhashed[path]  # someone removed it, or wrote such a path into our checkpoint
-                    continue
-                if not hashing.is_in_vain:
-                    self._hashing = run_id, held, hashing
-                    return True
-                hashing.close()
-                del state.unhashed[path]
-            self._settle(state)
-        return False
-
-    async def _hashed(self, run_id: str, held: Held, hashing: Hashing) -> None:
-        self._hashing = None
-        hashing.close()
-        shared = await to_its_end(asyncio.to_thread(_share, hashing))
-        state = self._memory.peek(run_id)
-        if state is None or state.held.get(hashing.path) is not held:
-            return  # a later version took its place, whose turn comes
-        expected = state.unhashed.pop(hashing.path, None)
-        if shared and self._in_spool_too and expected is not None:
-            await to_its_end(asyncio.to_thread(_restage, hashing, expected))
-        if shared is not None:
-            state.held[hashing.path] = held._replace(digest=hashing.digest, shared=shared)
-            self._memory.touch(state)
-        self._settle(state)
 
     def _say(self, error: Exception | None) -> None:
         if error is not None and (self.error is None or str(self.error) != str(error)):
@@ -500,24 +383,3 @@ def _refuse(state: RunState, expected: Expected, error: Refused) -> None:
     name = f"{path!r:.200}"
     state.note_problem(str(error) if name in str(error) else f"artifact {name}: {error}")
     log.error("artifact not stored run=%s path=%.200r error=%r", state.run_id, path, str(error))
-
-
-def _share(hashing: Hashing) -> bool | None:
-    """Have what was hashed share its content: whether it does; None if it is not the same file any more."""
-    if hashing.digest is None or not content.is_as_hashed(hashing.run_folder, hashing.path, hashing.info):
-        return None
-    experiment, _, run_id = hashing.run_folder.rpartition("/")
-    try:
-        return content.share(experiment, run_id, hashing.path, hashing.digest)
-    except (OSError, StoreRefused) as error:
-        log.warning("stored, but not once path=%.200r error=%r", hashing.path, str(error))
-        return False
-
-
-def _restage(hashing: Hashing, expected: Expected) -> None:
-    if not is_of_this_host(expected.staging):
-        return
-    try:
-        content.restage(hashing.run_folder, hashing.path, expected.staging, expected.artifact.staged)
-    except OSError as error:
-        log.debug("staged twice path=%.200r error=%r", hashing.path, str(error))

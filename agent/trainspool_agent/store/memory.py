@@ -72,6 +72,11 @@ class RunMemory:
         self._dirty[state.run_id] = state
         self.undurable[state.run_id] = None
 
+    def note_what_came(self, state: RunState) -> None:
+        """If all artifacts of a run are in their place, and hashed, nothing more is expected of it."""
+        if not state.expected and not state.unhashed:
+            self.expecting.pop(state.run_id, None)
+
     def open(self, file: MetricFile) -> None:
         """Have *file* open and up to date; the files used least lately are closed for it."""
         opened = self._open_files

@@ -166,7 +166,7 @@ def simulated() -> Iterator[None]:
         "os.open": _open,
         **{f"os.{name}": _counting(name) for name in _CHANGING},
         "asyncio.to_thread": _to_thread,
-        "trainspool_agent.store.handover.in_idle_thread": _to_thread,
+        "trainspool_agent.store.threads.in_idle_thread": _to_thread,
         "trainspool.pump.Syncer": _SyncedAtOnce,
         "trainspool.stream.identity": lambda *about: world().identity(*about),
         "trainspool.spool.layout.host_name": lambda: world().here.name,
