@@ -25,6 +25,7 @@ from bench import (  # noqa: E402
     latency,
     life,
     log_calls,
+    media,
     mlflow_plugin,
     recovery,
     table,
@@ -50,6 +51,7 @@ SCENARIOS: dict[str, Callable[[Place, bool], list[Line]]] = {
     "agent": agent_load.agent_load,
     "latency": latency.latency,
     "artifacts": artifacts.artifacts,
+    "media": media.media,
     "recovery": recovery.recovery,
 }
 

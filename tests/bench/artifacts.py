@@ -48,7 +48,6 @@ def artifacts(place: Place, quick: bool) -> list[Line]:
                 lines += _on(Place(disk, place.memory), kind, large, quick)
         except pytest.skip.Exception as error:
             lines.append(Line(f"artifacts on {kind}", "not measured", note=str(error)))
-    # log_image joins here with its branch: 1024x1024x3 uint8, at most 3 ms in the caller.
     return lines + _small_files(place, quick) + _agent(place, quick)
 
 

@@ -67,11 +67,13 @@ class Handover:
         self._aside: dict[Expected, str] = {}  # long copies that wait, and their runs
         self._not_yet: dict[Expected, float] = {}  # still being captured: when to look again; looked at last, last
         self._copying: tuple[Expected, Transfer] | None = None
+        self._woken = False
         self._sharing = Sharing(memory, in_spool_too=in_spool_too)
         self._meter = Meter()
 
     def wake(self) -> None:
-        """See to it that someone is at work, if there is anything to do."""
+        """See to it that someone is at work, if there is anything to do, and looks at all of it once more."""
+        self._woken = True
         if self._memory.expecting and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run(), name="artifacts")
 
@@ -132,6 +134,7 @@ class Handover:
         """Until nothing can be done now; what the disk refuses is tried again, ever less often."""
         pause_s = RETRY_FIRST_S
         while self._memory.expecting:
+            self._woken = False
             try:
                 moved, later, failed = await self._round()
             except Exception as error:  # noqa: BLE001  the task's boundary: a bug must not end what nobody else does
@@ -145,7 +148,7 @@ class Handover:
                 pause_s = min(2 * pause_s, RETRY_LAST_S)
             elif later:
                 await asyncio.sleep(LOOK_AGAIN_S)
-            else:
+            elif not self._woken:
                 return  # others carry these runs
 
     async def _round(self) -> tuple[bool, bool, Exception | None]:
@@ -307,6 +310,7 @@ class Handover:
             self._note_not_yet(begun)
             [one] = begun
             if isinstance(one.why, Refused):
+                self._woken = True
                 await self._publish(state, begun)
             elif isinstance(one.why, OSError):
                 raise one.why

@@ -443,3 +443,29 @@ def test_what_is_still_being_captured_hides_nothing_behind_it(scene: Scene, monk
     asyncio.run(go())
     assert all(scene.stored(f"captured {number}").read_bytes() == b"x" for number in range(5))
     assert scene.store.handover.is_done
+
+
+def test_what_comes_while_the_others_were_looked_at_is_looked_at_too(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = scene.stream(), scene.stream()
+    scene.log(first, scene.run(first), "first")
+    scene.log(second, scene.run(second, OTHER), "second")
+    rounds, real = [0], handover.Handover._round
+
+    async def round_(self: handover.Handover) -> tuple[bool, bool, Exception | None]:
+        rounds[0] += 1
+        if rounds[0] == 1:  # all was looked at, in vain; now comes what this round saw nothing of
+            await scene.carry(second)
+            return False, False, None
+        return await real(self)
+
+    monkeypatch.setattr(handover.Handover, "_round", round_)
+
+    async def go() -> None:
+        await scene.carry(first)
+        await asyncio.sleep(0)  # the round begins
+        await scene.store.handover.finish()
+
+    asyncio.run(go())
+    assert scene.stored("first").read_bytes() == scene.stored("second", OTHER).read_bytes() == CONTENT
