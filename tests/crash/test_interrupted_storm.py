@@ -328,7 +328,7 @@ deadline = time.monotonic() + float(sys.argv[4])
 step = interruptions = 0
 def log_until_interrupted():
     global step
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or interruptions <= 20:
         armed[0] = True
         step += 1
         key = f"k{step % 40}"
@@ -340,16 +340,23 @@ def log_until_interrupted():
             tried.append((key, step))
             mlflow.log_metrics({key: 1.0}, step=step)
             sent.append((key, step))
-    armed[0] = False
-    time.sleep(0.05)  # what was sent by then arrives here
-while time.monotonic() < deadline:
+while time.monotonic() < deadline or interruptions <= 20:
     try:
         log_until_interrupted()
     except KeyboardInterrupt:
         interruptions += 1
-signal.setitimer(signal.ITIMER_REAL, 0)
-done.set()
-for thread in threads: thread.join()
+def end():
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    done.set()
+    for thread in threads: thread.join()
+    for _ in range(1000): pass  # what was sent by then arrives here
+ended = False
+while not ended:
+    try:
+        end()
+        ended = True
+    except KeyboardInterrupt:
+        pass  # one that was on its way
 mlflow.log_metric("after", 1.0)
 import json
 print(json.dumps(dict(sent=sent, tried=tried, interruptions=interruptions)))
