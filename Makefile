@@ -3,9 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
+# The frameworks that integrations are tested with; "make test FRAMEWORKS=" does without, and says which tests it skips.
+FRAMEWORKS ?= frameworks
+
 .PHONY: setup lint types test crash bench demo
 
-setup: .venv/made .venv-mlflow2/made
+setup: .venv/made $(FRAMEWORKS:%=.venv/%) .venv-mlflow2/made
 
 lint: .venv/made
 	$(BIN)/ruff check .
@@ -30,6 +33,11 @@ demo: .venv/made
 .venv/made: pyproject.toml
 	$(call make_venv,.venv)
 	.venv/bin/python $(PIP_INSTALL) -e '.[test]'
+	@touch $@
+
+# Apart from the rest: PyTorch and its company are gigabytes, which the demo does without.
+.venv/frameworks: pyproject.toml .venv/made
+	.venv/bin/python $(PIP_INSTALL) -e '.[test,frameworks]'
 	@touch $@
 
 # The second judge of the store: MLflow 2.22 reads other keys of meta.yaml than 3.x, and needs no flag for a file store.

@@ -49,6 +49,11 @@ def own_stack() -> list[Run]:
     return _thread.stack.runs
 
 
+def of_process() -> list[Run]:
+    """Return the active runs of all threads, the last started first."""
+    return _process[::-1]
+
+
 def opened(run: Run) -> None:
     """Remember *run*, so that it is ended when the process leaves."""
     _open.append(run)
@@ -63,14 +68,19 @@ def push(run: Run) -> None:
     _last[:] = [run]
 
 
-def end(run: Run, status: str, reason: str | None = None, end_time: int | None = None) -> None:
-    """End *run*, from whichever thread, and take it off its stack; once ended it is left alone."""
+def release(run: Run) -> None:
+    """Take *run* off its stack, if it is on one, and leave it open: whoever holds it logs to it and ends it."""
     stack = _stack_of.pop(run, None)
     if stack is not None:
         _process.remove(run)
         stack.runs.remove(run)
         stack.top = stack.runs[-1] if stack.runs else None
         _last[:] = [run]
+
+
+def end(run: Run, status: str, reason: str | None = None, end_time: int | None = None) -> None:
+    """End *run*, from whichever thread, and take it off its stack; once ended it is left alone."""
+    release(run)
     if run in _open:
         _open.remove(run)
     stop = ending.pop(run, None)

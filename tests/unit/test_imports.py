@@ -18,6 +18,7 @@ AGENT = ROOT / "agent" / "trainspool_agent"
 # log as a user does, through the public names.
 LOGS_AS_A_USER = {AGENT / "demo" / "training.py", AGENT / "wrapped.py"}
 BARE_PACKAGES = {"_typeshed", "msgpack"}
+INTEGRATIONS = SDK / "integrations"  # each imports its framework, and is imported by name alone
 PLUGIN = SDK / "mlflow_plugin"  # MLflow calls it; its __init__, which MLflow's import loads, imports nothing of MLflow
 
 
@@ -57,7 +58,9 @@ def of_others(name: str) -> bool:
     return name.partition(".")[0] not in sys.stdlib_module_names | {"trainspool", "msgpack"}
 
 
-@pytest.mark.parametrize("path", sorted(SDK.rglob("*.py")), ids=lambda p: str(p.relative_to(SDK)))
+@pytest.mark.parametrize(
+    "path", sorted(set(SDK.rglob("*.py")) - set(INTEGRATIONS.rglob("*.py"))), ids=lambda p: str(p.relative_to(SDK))
+)
 def test_the_sdk_needs_nothing_but_msgpack(path: Path) -> None:
     """Others' packages may be used where a user has them (numpy, matplotlib), but only inside a function."""
     top = [node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -69,6 +72,24 @@ def test_the_sdk_needs_nothing_but_msgpack(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(set(SDK.rglob("*.py")) - set(PLUGIN.rglob("*.py"))), ids=lambda p: p.name)
 def test_nothing_of_the_sdk_imports_the_plugin_of_mlflow(path: Path) -> None:
     assert [name for name in imported(path, SDK) if belongs_to(name, "mlflow", "trainspool.mlflow_plugin")] == []
+
+
+@pytest.mark.parametrize("path", sorted(INTEGRATIONS.glob("*.py")), ids=lambda p: p.name)
+def test_an_integration_needs_its_own_framework_alone(path: Path) -> None:
+    allowed = {
+        "huggingface": {"transformers"},
+        "keras": {"keras"},
+        "lightning": {"lightning", "pytorch_lightning"},
+        "optuna": {"optuna"},
+        "sklearn": {"sklearn", "joblib"},  # joblib is scikit-learn's own dependency
+    }.get(path.stem, set())
+    found = {name.partition(".")[0] for name in imported(path, SDK) if of_others(name)}
+    assert found == allowed
+
+
+@pytest.mark.parametrize("path", sorted(set(SDK.rglob("*.py")) - set(INTEGRATIONS.rglob("*.py"))), ids=lambda p: p.name)
+def test_nothing_of_the_sdk_imports_an_integration(path: Path) -> None:
+    assert [name for name in imported(path, SDK) if belongs_to(name, "trainspool.integrations")] == []
 
 
 def test_trainspool_imports_with_only_msgpack_installed(tmp_path: Path) -> None:
