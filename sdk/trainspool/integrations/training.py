@@ -76,8 +76,12 @@ def number(value: Any) -> float | None:
 
 def key_of(name: str) -> str:
     """Return *name* as MLflow takes it for a key: a name that it refuses must not end a training."""
-    key = posixpath.normpath(_NOT_OF_A_KEY.sub("_", name)).lstrip("/.")[: validation.KEY_CHARACTERS_MAX]
-    return key.rstrip("/") or "_"
+    path = posixpath.normpath(_NOT_OF_A_KEY.sub("_", name)).lstrip("/.")
+    parts = (part.encode()[: validation.KEY_COMPONENT_BYTES_MAX].decode(errors="ignore") for part in path.split("/"))
+    key = "/".join(parts)
+    if len(key) > validation.KEY_CHARACTERS_MAX:
+        key = key[: validation.KEY_CHARACTERS_MAX].rstrip("/.")
+    return key or "_"
 
 
 def flat(params: Mapping[Any, Any], *, separator: str = "/") -> dict[str, Any]:

@@ -168,3 +168,20 @@ def test_a_copy_of_the_logger_goes_on_with_its_run(box: Box) -> None:
     run = the_run(box.store, "pickled")
     assert said_of(run)["metrics"] == {"p-x": [(3, 1.5)]}
     assert run.status == FINISHED
+
+
+RANKS = """
+if __name__ == "__main__":
+    logger = TrainspoolLogger("ranks", log_model=True)
+    trainer(logger, strategy="ddp", devices=2, enable_checkpointing=True).fit(Linear(), batches())
+    logger.experiment.log_text("from every rank", "after.txt")  # of rank 0; the others' experiment does nothing
+"""
+
+
+def test_of_several_ranks_the_first_logs_to_one_run(box: Box) -> None:
+    done = box.run(MODULE + RANKS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    carried(box)
+    run = the_run(box.store, "ranks")
+    assert run.status == FINISHED and [step for _, _, step in run.points("train/loss")] == list(range(6))
+    assert {path.rpartition(".")[2] for path in run.artifacts()} == {"ckpt", "txt", "yaml"}
