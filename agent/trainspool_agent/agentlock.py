@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from trainspool.errors import TrainspoolError
+from trainspool.spool import lock
 from trainspool.spool.events import FORMAT_VERSION
 from trainspool.spool.ringfolder import agent_folder
 
@@ -96,17 +97,7 @@ class AgentLock:
 def running_agent(folder: Path | None = None) -> dict[str, Any] | None:
     """Return what the running agent says of itself, or None if none runs."""
     path = (folder or agent_folder()) / FILE
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return read_about(path)
-    finally:
-        os.close(fd)
-    return None
+    return read_about(path) if lock.is_held(path) else None
 
 
 def read_about(path: Path) -> dict[str, Any]:

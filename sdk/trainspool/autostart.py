@@ -9,7 +9,6 @@ Source: design.md §3, TRAINSPOOL_AUTOSTART.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ import msgpack
 
 from trainspool.complaints import warn
 from trainspool.settings import Settings
+from trainspool.spool import lock
 from trainspool.spool.events import FORMAT_VERSION
 from trainspool.spool.layout import CURSOR
 from trainspool.spool.ringfolder import agent_folder, state_folder
@@ -93,19 +93,7 @@ def is_installed() -> bool:
 
 def is_running() -> bool:
     """Whether an agent of this host and user holds its lock."""
-    try:
-        fd = os.open(agent_folder() / AGENT_LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return False
+    return bool(lock.is_held(agent_folder() / AGENT_LOCK))
 
 
 def agent_facts() -> dict[str, int | str]:

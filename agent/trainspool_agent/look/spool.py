@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 import msgpack
 
 from trainspool.errors import SpoolError
-from trainspool.spool import layout
+from trainspool.spool import layout, lock
 from trainspool.spool.ringfile import HEADER_BYTES, RingView, read_ring
 from trainspool.spool.ringfolder import agent_folder
 from trainspool_agent import cursor, discover, liveness
@@ -186,19 +185,8 @@ def _life_by_lock(seen: SeenStream) -> str:
     """Another container's process, or another boot's: its lock can tell, if this is its host."""
     if seen.place.host != layout.host_name():
         return UNKNOWN
-    try:
-        fd = os.open(seen.place.folder / layout.LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return UNKNOWN
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return LIVE
-    except OSError:
-        return UNKNOWN
-    finally:
-        os.close(fd)
-    return DEAD
+    held = lock.is_held(seen.place.folder / layout.LOCK)
+    return UNKNOWN if held is None else LIVE if held else DEAD
 
 
 def matching(streams: list[SeenStream], text: str) -> list[SeenStream]:

@@ -15,7 +15,7 @@ import os
 import stat
 from typing import Any
 
-from trainspool.spool import copying, layout
+from trainspool.spool import copying, layout, lock
 from trainspool.spool.fingerprint import fingerprint
 from trainspool.spool.layout import PART_SUFFIX, is_safe_name
 from trainspool_agent import files, media
@@ -234,19 +234,7 @@ def _is_ours(fd: int, part: str) -> bool:
 
 def is_being_written(part: str) -> bool:
     """Whether another agent, perhaps of another host, is at work on a part."""
-    try:
-        fd = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return False
+    return bool(lock.is_held(part))
 
 
 def part_name(boot_id: str, stream: str, offset: int) -> str:

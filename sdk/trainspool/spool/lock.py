@@ -52,3 +52,20 @@ def works(fd: int) -> bool:
             raise
         return False
     return True
+
+
+def is_held(path: str | os.PathLike[str]) -> bool | None:
+    """Whether someone holds the lock of the file at *path*; None: no file there, or no locks."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return False

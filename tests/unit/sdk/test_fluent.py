@@ -553,6 +553,8 @@ def test_doctests_hold() -> None:
     import trainspool
 
     for module in pkgutil.walk_packages(trainspool.__path__, "trainspool."):
+        if module.name.startswith("trainspool.integrations."):
+            continue  # each needs its framework
         assert doctest.testmod(importlib.import_module(module.name)).failed == 0
 
 
