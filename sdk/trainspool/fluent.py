@@ -416,14 +416,15 @@ def load_table(
     Raises:
         TrainspoolException: no run has it; the store will not have what was logged, as no agent carries it.
     """
-    from trainspool import readback, rows
+    from trainspool import rows
+    from trainspool.reading import tables
 
     rows.check_table_path(artifact_file)
     if not stream.wait(None):
         raise TrainspoolException("load_table reads the store, and no agent brings it there. Next: trainspool sync")
     current = active.current()
     experiment = current.experiment if current is not None else _current_experiment()
-    return readback.load(stream.store, experiment, artifact_file, run_ids, extra_columns)
+    return tables.load(stream.store, experiment, artifact_file, run_ids, extra_columns)
 
 
 def log_stream(stream: Any, artifact_file: str, run_id: str | None = None) -> None:

@@ -90,10 +90,10 @@ def _files(folder: str, below: str) -> Iterator[str]:
 
 def texts(folder: str) -> dict[str, str]:
     """Return the params or tags in *folder*."""
-    return {key: text for key in keys(folder) if (text := _text(f"{folder}/{key}")) is not None}
+    return {key: found for key in keys(folder) if (found := text(f"{folder}/{key}")) is not None}
 
 
-def _text(path: str) -> str | None:
+def text(path: str) -> str | None:
     """Return a file's text as it is, line ends and all; None if it has gone meanwhile."""
     try:
         with open(path, "rb", buffering=0) as file:

@@ -347,7 +347,7 @@ def test_what_only_media_need_is_imported_when_they_come(here: Place) -> None:
         begun = time.process_time()
         import trainspool
         print(time.process_time() - begun)
-        late = {f"trainspool.{name}" for name in ("figures", "rows", "readback", "datasets")}
+        late = {f"trainspool.{name}" for name in ("figures", "rows", "reading.tables", "datasets")}
         print(sorted(set(sys.modules) & (late | {"array", "uuid", "decimal", "numpy", "PIL"})))
         """
     )

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from trainspool import readback
 from trainspool.entities import Experiment
 from trainspool.errors import TrainspoolException
+from trainspool.reading import tables
 
 EXPERIMENT = Experiment("7", "Größe: a'b", "")
 TABLE = {"columns": ["q", "n"], "data": [["x", 1], ["y", None]]}
@@ -30,7 +30,7 @@ class Store:
 
     def run(self, run_id: str, start: int, table: dict[str, Any] | None = None, stage: str = "active") -> Path:
         folder = self.root / "7" / run_id
-        self.meta(folder, f"run_id: {run_id}", f"start_time: {start}", "end_time: null", "status: 3",
+        self.meta(folder, f"run_id: {run_id}", f"start_time: {start}", "end_time: null", "status: 3", "user_id: me",
                   "experiment_id: '7'", "artifact_uri: /x", f"lifecycle_stage: {stage}")  # fmt: skip
         for name in ("artifacts/deep", "params", "tags", "metrics"):
             (folder / name).mkdir(parents=True)
@@ -42,7 +42,7 @@ class Store:
         return folder
 
     def load(self, run_ids: list[str] | None = None, extra: list[str] | None = None) -> Any:
-        return readback.load(str(self.root), EXPERIMENT, "deep/t.json", run_ids, extra)
+        return tables.load(str(self.root), EXPERIMENT, "deep/t.json", run_ids, extra)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_columns_of_the_run_are_added(store: Store, pandas: str, caplog: pytest.
 def test_a_column_that_is_there_already_gets_another_name(
     store: Store, pandas: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readback, "_extra", lambda run, column: "extra")
+    monkeypatch.setattr(tables, "_extra", lambda run, column: "extra")
     assert columns(store.load(["a" * 32], ["q"])) == {"q": ["x", "y"], "n": [1, None], "q_": ["extra", "extra"]}
 
 
@@ -111,5 +111,5 @@ def test_a_table_that_no_run_has_is_told(store: Store) -> None:
 def test_an_experiment_is_found_by_its_name_too(store: Store) -> None:
     """A store that MLflow made gave it another id than the one that its name has with us."""
     elsewhere = Experiment("123456789012345678", "Größe: a'b", "")
-    found = readback.load(str(store.root), elsewhere, "deep/t.json", None, None)
+    found = tables.load(str(store.root), elsewhere, "deep/t.json", None, None)
     assert len(found) == 3
