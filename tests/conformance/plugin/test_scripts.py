@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from box import FAILED, FINISHED, KILLED, SHARED_MEMORY, Box, until
-from conformance import recipe
-from conformance.plugin import scripts
+from conformance.plugin import sameness, scripts
+from conformance.plugin.switched import OURS, run, said
 
 pytestmark = [
     pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="no shared memory here"),
     pytest.mark.filterwarnings("ignore"),
 ]
-
-OURS = {"MLFLOW_TRACKING_URI": "trainspool:", "MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +22,6 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     with Box(tmp_path_factory.mktemp("scripts")) as made:
         made.start_agent()
         yield made
-
-
-def said(output: str, word: str) -> str:
-    """Return what a script printed after *word*."""
-    found = [line.partition(" ")[2] for line in output.splitlines() if line.startswith(f"{word} ")]
-    assert len(found) == 1, output
-    return found[0]
-
-
-def run(box: Box, program: str, *arguments: object, **environment: str) -> str:
-    done = box.run(program, *arguments, **{**OURS, **environment})
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def test_models_tables_images_inputs_and_traces_are_read_by_the_process_itself_and_by_a_fresh_one(box: Box) -> None:
@@ -59,40 +43,9 @@ def test_autologging_a_grid_search_gives_what_it_gives_on_mlflows_own_store(box:
     theirs = box.folder / "stock"
     run(box, scripts.AUTOLOG)
     run(box, scripts.AUTOLOG, MLFLOW_TRACKING_URI=str(theirs), MLFLOW_ALLOW_FILE_STORE="true")
-    seen, found = (_autologged(root, "grid") for root in (theirs, box.store))
+    seen, found = (sameness.runs_of(root, "grid") for root in (theirs, box.store))
     assert len(seen) == 4
     assert seen == found
-
-
-def _autologged(root: Path, experiment: str) -> list[dict[str, Any]]:
-    """Return the runs of an experiment, each known by what it was fitted with, as ids and random names differ."""
-    snap = {run_id: run for run_id, run in recipe.snapshot(root).items() if run["exp"] == experiment}
-    files = recipe.check_artifacts(root, snap)
-    runs = []
-    for run_id, seen in snap.items():
-        parent = seen["tags"].get("mlflow.parentRunId")
-        kept = {key: value for key, value in seen["tags"].items() if not key.startswith("trainspool.")}
-        runs.append(
-            {
-                "fitted": sorted(seen["params"].items()),
-                "below": sorted(snap[parent]["params"].items()) if parent else None,
-                "status": seen["info"]["status"],
-                "tags": sorted(
-                    (key, "" if key in ("mlflow.runName", "mlflow.parentRunId", "mlflow.source.name") else value)
-                    for key, value in kept.items()
-                ),
-                "history": {
-                    key: [(step, value) for _, step, value in points]
-                    for key, points in seen["hist"].items()
-                    if "time" not in key
-                },
-                "timed": sorted(key for key in seen["hist"] if "time" in key),
-                "inputs": seen["inputs"],
-                "models": len(seen["outputs"]),
-                "artifacts": sorted(files.get(run_id, [])),
-            }
-        )
-    return sorted(runs, key=lambda one: (one["fitted"], str(one["below"])))
 
 
 def test_what_the_calls_returned_for_is_there_after_kill_9(box: Box) -> None:
