@@ -34,6 +34,7 @@ _open: list[Run] = []  # every run this process started and has not ended, activ
 _stack_of: dict[Run, _Stack] = {}
 _last: list[Run] = []
 ending: dict[Run, Callable[[], None]] = {}  # what stops before a run ends: the sampling of its machine
+abandoning: list[Callable[[], None]] = []  # each ends the runs that someone began and will not come to end
 
 
 def current() -> Run | None:
@@ -87,6 +88,12 @@ def end(run: Run, status: str, reason: str | None = None, end_time: int | None =
     if stop is not None:
         stop()
     run.end(status, reason, end_time)
+
+
+def end_abandoned() -> None:
+    """End the runs of trainings that raised without telling: asked before one stands in the way, and at exit."""
+    for end_them in abandoning:
+        end_them()
 
 
 def all_open() -> list[Run]:

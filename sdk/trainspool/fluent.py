@@ -131,6 +131,8 @@ def start_run(
     """
     stack = active.own_stack()
     if stack and not nested:
+        active.end_abandoned()
+    if stack and not nested:
         raise TrainspoolException(
             f"Run with UUID {stack[0].run_id} is already active. To start a new run, first end the current run with "
             "mlflow.end_run(). To start a nested run, call start_run with nested=True"
@@ -157,11 +159,17 @@ def _watch_machine(run: Run, wanted: bool | None, *, resumed: bool) -> None:
         systemmetrics.watch(run, resumed=resumed)
 
 
+def handed_run_id() -> str | None:
+    """Return the run that TRAINSPOOL_RUN_ID hands to this process, if no ``start_run`` has taken it yet."""
+    return os.environ.get("TRAINSPOOL_RUN_ID") or stream.configured().run_id
+
+
 def _handed_run_id() -> str | None:
-    """Return the run that TRAINSPOOL_RUN_ID hands to this process; resumed once, as MLflow does."""
-    configured = stream.configured()
-    stream.settings = configured._replace(run_id=None)
-    return os.environ.pop("TRAINSPOOL_RUN_ID", None) or configured.run_id
+    """Take the run that is handed to this process; resumed once, as MLflow does."""
+    handed = handed_run_id()
+    stream.settings = stream.configured()._replace(run_id=None)
+    os.environ.pop("TRAINSPOOL_RUN_ID", None)
+    return handed
 
 
 def _handed_experiment(run_id: str) -> Experiment:

@@ -48,6 +48,8 @@ def uncaught() -> str | None:
 
 def at_exit() -> None:
     """End every active run (FAILED after an uncaught exception), and bring the ring to the spool."""
+    if not _uncaught:
+        active.end_abandoned()
     runs = [run for run in active.all_open() if run.owner]
     for run in runs:
         active.end(run, "FAILED" if _uncaught else "FINISHED", _uncaught[0] if _uncaught else None)

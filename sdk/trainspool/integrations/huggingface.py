@@ -1,8 +1,8 @@
 """Hugging Face's ``TrainerCallback``: ``Trainer(..., callbacks=[TrainspoolCallback()])``. Needs ``transformers``.
 
 Params and metrics have the names that transformers' own ``MLflowCallback`` gives them. What differs: a log call takes
-microseconds, and its point outlives the process; long params are kept; checkpoints are logged as they are, captured
-before the trainer rotates them away; a training that raises has a FAILED run.
+microseconds, and its point outlives the process; long params are kept; checkpoints are logged as they are; evaluations
+before and after a training go to its run; a training that raises has a FAILED run.
 
 Source: transformers.integrations.integration_utils of 5.24, for names.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainspool.complaints import warn
 from trainspool.integrations import training
 
 
@@ -37,30 +38,23 @@ class TrainspoolCallback(TrainerCallback):
         tags: Mapping[str, Any] | None = None,
         log_checkpoints: bool = False,
     ) -> None:
-        self._experiment_name, self._run_name = experiment_name, run_name
-        self._tags, self._log_checkpoints = tags, log_checkpoints
+        self._experiment_name = training.checked(experiment_name)
+        self._run_name, self._tags, self._log_checkpoints = run_name, tags, log_checkpoints
         self._training: training.Training | None = None
+        self._evaluated: str | None = None  # the run of an evaluation that no training came before
 
+    @training.shielded
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Join or begin the run; log the model's configuration and the training's arguments as params."""
         self._training = None
         if state.is_world_process_zero:
-            self._begun(args, state, kwargs.get("model"))
+            begun = self._begin(args, self._evaluated)
+            self._evaluated = None
+            training.log_params(begun.run, _params(args, state, kwargs.get("model")))
 
-    def _begun(self, args: TrainingArguments, state: TrainerState, model: Any) -> training.Training:
-        if self._training is None:
-            run_name = self._run_name or getattr(args, "run_name", None)
-            tags = {**json.loads(os.environ.get("MLFLOW_TAGS") or "{}"), **(self._tags or {})}
-            self._training = training.Training("Hugging Face", self._experiment_name, run_name, tags=tags)
-            config: dict[str, Any] = getattr(getattr(model, "config", None), "to_dict", dict)()
-            params = {**config, **args.to_dict()}
-            if state.trial_name:
-                params |= state.trial_params or {}
-            training.log_params(self._training.run, params)
-        return self._training
-
+    @training.shielded
     def on_log(
         self,
         args: TrainingArguments,
@@ -70,20 +64,57 @@ class TrainspoolCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Log what the trainer reports, at the optimizer's step; ``logging_steps=1`` costs nothing here."""
-        if state.is_world_process_zero and logs:
-            run = self._begun(args, state, kwargs.get("model")).run  # evaluate() may come without train()
-            training.log_numbers(run, logs, state.global_step)
+        if not state.is_world_process_zero or not logs:
+            return
+        if self._training is None:  # evaluate() without train()
+            begun = self._begin(args, self._evaluated)
+            self._evaluated = begun.run.run_id if begun.began else None
+        if self._training is not None:
+            training.log_numbers(self._training.run, logs, state.global_step)
 
+    @training.shielded
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """End the run of an evaluation that is no training's; a training that follows goes on with it."""
+        if self._evaluated is not None and self._training is not None:
+            self._training.end()
+            self._training = None
+
+    @training.shielded
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Log the checkpoint, if asked to; the trainer may delete it as soon as this returns."""
+        """Log the checkpoint, if asked to: captured when this returns."""
         if self._training is None or not self._log_checkpoints:
             return
         name = f"checkpoint-{state.global_step}"
         self._training.run.log_artifacts(os.path.join(str(args.output_dir), name), f"checkpoints/{name}")
 
+    @training.shielded
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """End the run, if it is this callback's own; what ``evaluate`` logs later still goes to it."""
         if self._training is not None:
             self._training.end()
+
+    def _begin(self, args: TrainingArguments, run_id: str | None) -> training.Training:
+        run_name = self._run_name or getattr(args, "run_name", None)
+        tags = {**_tags_of_environment(), **(self._tags or {})}
+        self._training = training.Training("transformers", self._experiment_name, run_name, run_id=run_id, tags=tags)
+        return self._training
+
+
+def _params(args: TrainingArguments, state: TrainerState, model: Any) -> dict[str, Any]:
+    config: dict[str, Any] = getattr(getattr(model, "config", None), "to_dict", dict)()
+    return {**config, **args.to_dict(), **((state.trial_params or {}) if state.trial_name else {})}
+
+
+def _tags_of_environment() -> dict[str, Any]:
+    """Return the tags that MLFLOW_TAGS holds, as transformers' callback for MLflow reads it."""
+    said = os.environ.get("MLFLOW_TAGS")
+    try:
+        tags = json.loads(said or "{}")
+    except ValueError:
+        tags = None
+    if not isinstance(tags, dict):
+        warn("MLFLOW_TAGS is no JSON object, and left out: %.100s", said)
+        return {}
+    return tags

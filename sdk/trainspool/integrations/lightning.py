@@ -13,9 +13,16 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Literal
 
-if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:  # the user's own, under its old name
+from trainspool.integrations import training
+from trainspool.run import Run
+from trainspool.texts import reason_of
+
+_THE_OTHER_IS_IN_USE = "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules
+
+if _THE_OTHER_IS_IN_USE or find_spec("lightning") is None:  # one library under two names
     from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
     from pytorch_lightning.utilities import rank_zero_only
@@ -23,10 +30,6 @@ else:
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
     from lightning.pytorch.utilities import rank_zero_only
-
-from trainspool.integrations import training
-from trainspool.run import Run
-from trainspool.texts import reason_of
 
 _OF_A_CHECKPOINT = (
     "monitor", "mode", "save_last", "save_top_k", "save_weights_only", "_every_n_train_steps", "_every_n_val_epochs",
@@ -62,7 +65,8 @@ class TrainspoolLogger(Logger):
         save_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
-        self._experiment_name, self._run_name, self._run_id = experiment_name, run_name, run_id
+        self._experiment_name = training.checked(experiment_name)
+        self._run_name, self._run_id = run_name, run_id
         self._tags, self._prefix, self._log_model = tags, prefix, log_model
         self._save_dir = None if save_dir is None else os.fspath(save_dir)
         self._training: training.Training | None = None
@@ -75,14 +79,14 @@ class TrainspoolLogger(Logger):
         """The run, begun when first asked for: ``self.logger.experiment.log_figure(...)``. Of rank 0 only."""
         if self._training is None:
             names = (self._experiment_name, self._run_name)
-            self._training = training.Training("Lightning", *names, run_id=self._run_id, tags=self._tags)
+            self._training = training.Training("", *names, run_id=self._run_id, tags=self._tags)
             run = self._training.run
             self._run_id, self._experiment_name = run.run_id, run.experiment.name or self._experiment_name
         return self._training.run
 
     def _logging(self) -> Run:
         """Return the run to log to; if it has ended (``test`` after ``fit``), it goes on as a further attempt."""
-        if self._training is not None and self._training.began and self._training.run.status != "RUNNING":
+        if self._training is not None and self._training.ended:
             self._training = None
         run: Run = self.experiment
         return run
@@ -108,18 +112,21 @@ class TrainspoolLogger(Logger):
         return self._save_dir
 
     @rank_zero_only
+    @training.shielded
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace | None, *args: Any, **kwargs: Any) -> None:
         """Log params; nested ones as ``optimizer/lr``."""
         named = vars(params) if isinstance(params, Namespace) else params or {}
         training.log_params(self._logging(), training.flat(named))
 
     @rank_zero_only
+    @training.shielded
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics; Lightning calls this every ``log_every_n_steps``, 1 of which costs nothing here."""
         prefix = f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
         training.log_numbers(self._logging(), metrics, step, prefix=prefix)
 
     @rank_zero_only
+    @training.shielded
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """Log checkpoints as *log_model* says; captured when this returns, so Lightning may delete them."""
         if self._log_model == "all" or (self._log_model and checkpoint_callback.save_top_k == -1):
@@ -128,17 +135,20 @@ class TrainspoolLogger(Logger):
             self._checkpoints = checkpoint_callback
 
     @rank_zero_only
+    @training.shielded
     def finalize(self, status: str) -> None:
         """Log the last checkpoints and end the run, if it is this logger's own; FAILED if *status* says so."""
         if self._training is None:
             return
-        if self._checkpoints is not None:
-            self._log_checkpoints(self._checkpoints)
-        if status == "failed":
-            error = sys.exc_info()[1]  # Lightning calls this while it handles what was raised
-            self._training.end("FAILED", reason_of(error) or "Lightning: the training failed")
-        else:
-            self._training.end()
+        error = sys.exc_info()[1]  # Lightning calls this while it handles what was raised
+        try:
+            if self._checkpoints is not None:
+                self._log_checkpoints(self._checkpoints)
+        finally:
+            if status == "failed":
+                self._training.end("FAILED", reason_of(error) or "the training failed")
+            else:
+                self._training.end()
 
     def _log_checkpoints(self, callback: ModelCheckpoint) -> None:
         scores: dict[str, Any] = {
@@ -162,7 +172,3 @@ class TrainspoolLogger(Logger):
         about = {"score": score, "original_filename": file, "Checkpoint": settings}
         run.log_dict(about, f"{folder}/metadata.yaml")
         run.log_text(str(aliases), f"{folder}/aliases.txt")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process (``ddp_spawn``) goes on with the run by its id."""
-        return {**self.__dict__, "_training": None}

@@ -16,7 +16,7 @@ from typing import Any
 
 import optuna
 
-from trainspool import active, fluent
+from trainspool import active, fluent, validation
 from trainspool.errors import TrainspoolException
 from trainspool.integrations import training
 from trainspool.run import Run
@@ -30,10 +30,14 @@ class Trials:
 
     Args:
         metric_name: of the objective's value; several names for several values, or one, numbered (``value_0``, …).
-        experiment_name: where the runs go; None: the experiment named after the study.
+        experiment_name: where the runs go; None: where the run is that they are nested in, else the experiment named
+            after the study.
         tags: of every run.
         tag_study_user_attrs: the study's user attributes are tags too; they win over the trial's.
         tag_trial_user_attrs: the trial's user attributes are tags too.
+
+    Raises:
+        TrainspoolException: a name that cannot be one.
     """
 
     def __init__(
@@ -45,28 +49,35 @@ class Trials:
         tag_study_user_attrs: bool = False,
         tag_trial_user_attrs: bool = True,
     ) -> None:
-        self._metric_name, self._experiment_name, self._tags = metric_name, experiment_name, tags
+        for name in [metric_name] if isinstance(metric_name, str) else metric_name:
+            validation.check_key(name)
+        self._metric_name, self._experiment_name, self._tags = metric_name, training.checked(experiment_name), tags
         self._of_the_study, self._of_the_trial = tag_study_user_attrs, tag_trial_user_attrs
         self._runs: dict[tuple[str, int], Run] = {}  # of trials that are under way, by study and number
 
     def track(self, objective: _Objective) -> _Objective:
         """Return *objective* with a run of its own around each call, the active one of its thread.
 
-        It is nested if this thread has a run active already, as a search that is itself a run has. Give this object to
-        ``optimize`` as a callback, too: it ends the run with the trial's outcome.
+        It is nested in the run that is active, or was handed over, as a search that is itself a run has it. Give this
+        object to ``optimize`` as a callback, too: it ends the run with the trial's outcome. Called outside a study
+        (``FixedTrial``, a frozen trial), the objective is left as it is.
         """
 
         @functools.wraps(objective)
         def tracked(trial: optuna.Trial) -> Any:
-            run = self._begin(trial.study, trial.number)
+            study = getattr(trial, "study", None)
+            if study is None:
+                return objective(trial)
+            run = self._runs[study.study_name, trial.number] = self._new_run(study, trial.number)
+            active.push(run)
             try:
                 return objective(trial)
             except optuna.TrialPruned:
                 raise
             except BaseException as error:
                 # Optuna asks its callbacks only where it was told to catch this; the run is not to wait for that.
-                self._log_trial(run, trial)
                 active.end(run, "FAILED", reason_of(error))
+                training.log_params(run, trial.params)
                 raise
             finally:
                 active.release(run)
@@ -74,34 +85,36 @@ class Trials:
         return tracked
 
     def __call__(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        """Log a trial's outcome and end its run; begun now if the objective was not tracked."""
-        run = self._runs.pop((study.study_name, trial.number), None) or self._new_run(study, trial.number)
-        self._log_trial(run, trial)
-        run.log_metrics(self._named(trial.values))
-        run.set_tags(self._outcome(study, trial))
-        failed = trial.state == optuna.trial.TrialState.FAIL
-        active.end(run, "FAILED" if failed else "FINISHED")
+        """Log a trial's outcome and end its run; begun now if the objective was not tracked.
 
-    def _begin(self, study: optuna.Study, number: int) -> Run:
-        run = self._runs[study.study_name, number] = self._new_run(study, number)
-        active.push(run)
-        return run
+        Raises:
+            TrainspoolException: the objective returned another number of values than there are names.
+        """
+        run = self._runs.pop((study.study_name, trial.number), None) or self._new_run(study, trial.number)
+        failed = trial.state == optuna.trial.TrialState.FAIL
+        try:
+            training.log_params(run, trial.params)
+            for step, value in sorted(trial.intermediate_values.items()):
+                training.log_numbers(run, {"intermediate_value": value}, step)
+            run.set_tags(self._outcome(study, trial))
+            run.log_metrics(self._named(trial.values))
+        finally:
+            # Of a tracked objective that raised the run has ended, with the reason.
+            active.end(run, *(("FAILED", "it raised, or returned no number") if failed else ("FINISHED",)))
 
     def _new_run(self, study: optuna.Study, number: int) -> Run:
-        above = self._search()
-        tags = {**(self._tags or {}), **({fluent.PARENT: above.run_id} if above is not None else {})}
-        return fluent.new_run(self._experiment_name or study.study_name, str(number), tags)
-
-    def _search(self) -> Run | None:
-        """Return the run that this thread is in, else the process's; not a trial that runs beside."""
+        """Begin a trial's run below the run that this thread is in, else the process's, else the one handed over."""
         own = active.own_stack()
-        return own[-1] if own else next((run for run in active.of_process() if run not in self._runs.values()), None)
-
-    def _log_trial(self, run: Run, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
-        training.log_params(run, trial.params)
-        if isinstance(trial, optuna.trial.FrozenTrial):
-            for step, value in sorted(trial.intermediate_values.items()):
-                run.log_metric("intermediate_value", value, step)
+        above = own[-1] if own else training.outer_run()
+        handed = None if above is not None else fluent.handed_run_id()
+        parent = handed if above is None else above.run_id
+        tags = {**(self._tags or {}), **({fluent.PARENT: parent} if parent else {})}
+        experiment = self._experiment_name or (above.experiment.name if above is not None else None)
+        if experiment is None and handed is None:
+            experiment = study.study_name.replace("'", "_")[: validation.EXPERIMENT_NAME_CHARACTERS_MAX]
+        run = fluent.new_run(experiment or None, str(number), tags)
+        training.trials.add(run)
+        return run
 
     def _named(self, values: Sequence[float] | None) -> dict[str, float]:
         """Return the objective's values by name.
@@ -132,4 +145,4 @@ class Trials:
         tags |= {f"{name}_distribution": distribution for name, distribution in trial.distributions.items()}
         tags |= trial.user_attrs if self._of_the_trial else {}
         tags |= study.user_attrs if self._of_the_study else {}
-        return {training.key_of(name): value for name, value in tags.items()}
+        return {training.key_of(name): training.text(value) for name, value in tags.items()}

@@ -1,25 +1,39 @@
-"""The run that a framework's training logs to, and what its names and values become there."""
+"""The run that a framework's training logs to, and what its names and values become there.
+
+Nothing here may end a training: what goes wrong while logging is reported, on the run as well, and training goes on.
+"""
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
-import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 from trainspool import active, fluent, validation
-from trainspool.errors import TrainspoolException
+from trainspool.artifacts import PROBLEM_CHARACTERS, PROBLEM_TAG
+from trainspool.complaints import warn
 from trainspool.run import Run
+from trainspool.texts import reason_of
 
-_begun: dict[tuple[str, int], Run] = {}  # by framework and thread: the run begun last for a training of it
+trials: WeakSet[Run] = WeakSet()  # runs of a search's trials: other threads' trainings are none of theirs
+
+_Call = TypeVar("_Call", bound=Callable[..., Any])
+
+_begun: dict[Run, Training] = {}  # trainings that began a run and have not ended it
 _NOT_OF_A_KEY = re.compile(r"[^/\w.\- :]")
 
 
 class Training:
-    """One training: it logs to the run that is active, or to one begun for it, which ends with it.
+    """One training: it logs to the run that the user has active, or to one begun for it, which ends with it.
 
-    Any thread; in a forked child the run goes on as a guest, as ``Run`` says.
+    A run that another training began is never joined: two loggers of one trainer, a training within another and
+    trainings in threads have a run each. Any thread; in a forked child the run goes on as a guest, as ``Run`` says. A
+    copy, pickled or deep, is None: what holds it begins or joins anew.
     """
 
     def __init__(
@@ -31,31 +45,131 @@ class Training:
         run_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> None:
-        key = (framework, threading.get_ident())
-        left = _begun.pop(key, None)
-        if left is not None and left.status == "RUNNING":
-            # The framework told nobody that the training before raised, and a notebook's process goes on.
-            active.end(left, "FAILED", f"{framework}: the training did not come to its end")
-        joined = active.current() if run_id is None else None
-        self.began = joined is None
-        if joined is None:
-            named = None if experiment_name is None else fluent._named(experiment_name).experiment_id
-            nested = bool(active.own_stack())  # another run, asked for by its id
-            joined = fluent.start_run(run_id, named, run_name, nested=nested, tags=tags)
-            _begun[key] = joined
-        elif tags:
-            joined.set_tags(tags)
-        self.run = joined
+        """
+        Args:
+            framework: the name of its package, if it does not tell its callbacks of a training that raises: then the
+                run is found abandoned once the framework's function has left the stack.
+        """
+        active.end_abandoned()
+        joined = _of_the_user() if run_id is None else None
+        self.began, self._over = joined is None, False
+        self.run = joined or _begin(run_id, experiment_name, run_name)
+        self._frame = _outermost_frame(framework)
+        if self.began:
+            _begun[self.run] = self
+        if tags:
+            self.run.set_tags({key_of(str(key)): text(value) for key, value in tags.items()})
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended, by this training or by anyone."""
+        return self.run.status not in ("RUNNING", "SCHEDULED")
+
+    def is_under_way(self) -> bool:
+        """Whether it has not come to its end, and the framework's function that began it is still running."""
+        return not self._over and (self._frame is None or _is_running(self._frame))
 
     def end(self, status: str = "FINISHED", reason: str | None = None) -> None:
-        """End the run if it was begun for this training; once."""
-        if self.began and self.run.status == "RUNNING":
+        """Come to the end; end the run, if it was begun for this training."""
+        self._over, self._frame = True, None
+        if _begun.pop(self.run, None) is not None:
             active.end(self.run, status, reason)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(None), ())
+
+
+def _of_the_user() -> Run | None:
+    """Return the run that a user has active, for this thread."""
+    own = active.own_stack()
+    if own:
+        return None if own[-1] in _begun else own[-1]
+    return outer_run()
+
+
+def outer_run() -> Run | None:
+    """Return the process's active run that is neither a training's nor a trial's."""
+    return next((run for run in active.of_process() if run not in _begun and run not in trials), None)
+
+
+def _begin(run_id: str | None, experiment_name: str | None, run_name: str | None) -> Run:
+    if run_id is None and active.own_stack():  # within another training, and no part of it
+        run = fluent.new_run(experiment_name, run_name)
+        active.push(run)
+        return run
+    handed = run_id is None and fluent.handed_run_id() is not None  # it is in the experiment it is in
+    experiment_id = None if experiment_name is None or handed else fluent._named(experiment_name).experiment_id
+    return fluent.start_run(run_id, experiment_id, run_name, nested=run_id is not None)
+
+
+def _end_abandoned() -> None:
+    for one in list(_begun.values()):
+        if one.ended or not one.is_under_way():
+            one.end("FAILED", "the training did not come to its end")
+
+
+active.abandoning.append(_end_abandoned)
+
+
+def _outermost_frame(framework: str) -> FrameType | None:
+    """Return the framework's function that the user called, if we are called by the framework."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _package(frame) == "trainspool":
+        frame = frame.f_back
+    found = None
+    while frame is not None and _package(frame) == framework:
+        found, frame = frame, frame.f_back
+    return found
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+def _is_running(frame: FrameType) -> bool:
+    for top in sys._current_frames().values():
+        at: FrameType | None = top
+        while at is not None:
+            if at is frame:
+                return True
+            at = at.f_back
+    return False
+
+
+# -- what may not end a training --------------------------------------------------------------------------------------
+
+
+def shielded(method: _Call) -> _Call:
+    """Return a callback's *method*, which reports what it raises instead of raising it into the training.
+
+    The callback has its ``Training``, or None, as ``_training``.
+    """
+
+    @functools.wraps(method)
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            return method(self, *arguments, **named)
+        except Exception as error:  # noqa: BLE001  of the framework's values, or of ours: the training has not failed
+            training = getattr(self, "_training", None)
+            report(None if training is None else training.run, method.__qualname__, error)
+
+    return call  # type: ignore[return-value]
+
+
+def report(run: Run | None, where: str, error: Exception) -> None:
+    """Say that a part of what a training told was not logged; on the run, too."""
+    why = reason_of(error) or ""
+    warn("%s: a part was not logged, and the training goes on: %s", where, why, traceback=True)
+    if run is not None:
+        run.set_tag(PROBLEM_TAG, f"{where}: {why}"[:PROBLEM_CHARACTERS])
+
+
+# -- names and values -------------------------------------------------------------------------------------------------
 
 
 def log_params(run: Run, params: Mapping[str, Any], *, prefix: str = "") -> None:
     """Log *params* to *run*, whatever a framework calls them."""
-    run.log_params({key_of(prefix + str(key)): value for key, value in params.items()})
+    run.log_params({key_of(prefix + str(key)): text(value) for key, value in params.items()})
 
 
 def log_numbers(run: Run, values: Mapping[str, Any], step: int | None, *, prefix: str = "") -> None:
@@ -70,8 +184,25 @@ def number(value: Any) -> float | None:
         return None
     try:
         return validation.metric_value("", value, None)
-    except TrainspoolException:
+    except Exception:  # noqa: BLE001  whatever asking it for a number raised, it is none
         return None
+
+
+def checked(experiment_name: str | None) -> str | None:
+    """Return an experiment's name as an integration was given it.
+
+    Raises:
+        TrainspoolException: it cannot be one; before any training has begun.
+    """
+    return None if experiment_name is None else validation.check_experiment_name(experiment_name)
+
+
+def text(value: Any) -> str:
+    """Return ``str(value)``; of a value that cannot say it, its kind."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  its code is not ours
+        return f"<{type(value).__name__}>"
 
 
 def key_of(name: str) -> str:

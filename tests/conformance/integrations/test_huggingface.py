@@ -101,3 +101,28 @@ def test_a_training_that_raises_has_a_failed_run_and_the_next_one_a_run_of_its_o
     assert [step for _, _, step in runs["first"].points("loss")] == [1, 2]
     assert runs["third"].texts("tags")["team"] == "b"
     assert runs["fifth"].texts("tags")["trainspool.end_reason"] == "ValueError: of a callback"
+
+
+EVALUATES = """
+one = trainer(TrainspoolCallback("hf evaluates", "baseline", log_checkpoints=True), save_total_limit=1)
+one.evaluate()
+one.train()
+one.evaluate()
+# Into the same folder: the trainer removes what it has just saved, as it is not the newest by its number.
+again = trainer(TrainspoolCallback("hf evaluates", "shorter", log_checkpoints=True), max_steps=3, save_steps=3)
+again.train()
+trainer(TrainspoolCallback("hf evaluates", "alone")).evaluate()
+assert __import__("trainspool").active_run() is None
+"""
+
+
+def test_evaluations_before_and_after_a_training_are_of_its_run_and_no_checkpoint_ends_it(box: Box) -> None:
+    done = box.run(TRAINER + EVALUATES, MLFLOW_TAGS="[no tags")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "MLFLOW_TAGS is no JSON object" in done.stderr
+    carried(box)
+    alone, baseline, shorter = runs_of(box.store, "hf evaluates")
+    assert {run.status for run in (alone, baseline, shorter)} == {FINISHED}
+    assert [step for _, _, step in baseline.points("eval_loss")] == [0, 6, 12, 12]
+    assert [step for _, _, step in alone.points("eval_loss")] == [0]
+    assert len(shorter.points("loss")) == 3

@@ -81,17 +81,58 @@ class Raises(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch == 1:
             raise ValueError("of a callback")
-try:
-    fit(model(), TrainspoolCallback("keras failing", "first"), Raises())
-except ValueError:
-    pass
+def fails(name):
+    try:
+        fit(model(), TrainspoolCallback("keras failing", name), Raises())
+    except ValueError:
+        pass
+fails("first")
 fit(model(), TrainspoolCallback("keras failing", "second"))
+fails("third")
+with trainspool.start_run(run_name="fourth"):  # the run of the third stands in nobody's way
+    fit(model(), TrainspoolCallback(), TrainspoolCallback())
+fails("fifth")  # and at the end of the process
 """
 
 
 def test_a_fit_that_raises_has_a_failed_run_and_the_next_one_a_run_of_its_own(box: Box) -> None:
-    done = box.run(MODEL + FAILS)
+    done = box.run(MODEL + FAILS, TRAINSPOOL_EXPERIMENT="keras failing")
     assert done.returncode == 0, done.stderr[-3000:]
     carried(box)
-    assert [run.status for run in runs_of(box.store, "keras failing")] == [FAILED, FINISHED]
-    assert [len(run.points("loss")) for run in runs_of(box.store, "keras failing")] == [2, 3]
+    runs = {run.meta["run_name"]: run for run in runs_of(box.store, "keras failing")}
+    assert {name: run.status for name, run in runs.items()} == {
+        "first": FAILED, "second": FINISHED, "third": FAILED, "fourth": FINISHED, "fifth": FAILED,
+    }  # fmt: skip
+    assert [len(runs[name].points("loss")) for name in ("first", "second")] == [2, 3]
+    assert runs["fifth"].texts("tags")["trainspool.end_reason"] == "the training did not come to its end"
+
+
+ODD = """
+import pickle
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.01
+made = model()
+made.compile(keras.optimizers.Adam(Schedule()), "sparse_categorical_crossentropy", metrics=["accuracy"])
+class Unsaveable(TrainspoolCallback):
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        assert pickle.loads(pickle.dumps(self._training)) is None
+        self.model.save = None
+one = Unsaveable("keras odd", "odd", log_model=True)
+made.evaluate(X, y, verbose=0, callbacks=[one])
+assert trainspool.active_run() is None
+fit(made, one)
+made.evaluate(X, y, verbose=0, callbacks=[one])
+"""
+
+
+def test_what_cannot_be_logged_is_told_on_the_run_and_the_fit_comes_to_its_end(box: Box) -> None:
+    done = box.run(MODEL + ODD)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "NotImplementedError" in done.stderr
+    carried(box)
+    run = the_run(box.store, "keras odd")
+    assert run.status == FINISHED and len(run.points("loss")) == 3
+    assert len(run.points("validation_loss")) == 2  # of before and after the fit
+    assert "on_train_end" in run.texts("tags")["trainspool.problem"]

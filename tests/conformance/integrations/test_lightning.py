@@ -146,6 +146,34 @@ def test_what_was_logged_is_there_after_kill_9_in_the_middle_of_a_fit(box: Box) 
     assert steps[:logged] == list(range(logged))
 
 
+SEVERAL = """
+import threading
+class Odd:
+    def __repr__(self):
+        raise RuntimeError("of its own")
+pair = [TrainspoolLogger("several", "one"), TrainspoolLogger("several", "other")]
+trainer(pair).fit(Linear(optimizer={"odd": Odd()}), batches())
+threads = [threading.Thread(target=lambda n=n: trainer(TrainspoolLogger("threads", f"{n}")).fit(Linear(n), batches()))
+           for n in (0.1, 0.2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_several_loggers_and_trainings_in_threads_have_a_run_each(box: Box) -> None:
+    done = box.run(MODULE + SEVERAL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    carried(box)
+    for experiment in ("several", "threads"):
+        runs = [said_of(run) for run in runs_of(box.store, experiment)]
+        assert [(run["status"], len(run["metrics"]["train/loss"])) for run in runs] == [(FINISHED, 12)] * 2
+    assert [run["params"]["lr"] for run in runs] == ["0.1", "0.2"]
+    assert {run.texts("params")["optimizer/odd"] for run in runs_of(box.store, "several")} == {"<Odd>"}
+    assert not any("mlflow.parentRunId" in run.texts("tags") for run in runs_of(box.store, "several"))
+
+
 PICKLED = """
 import copy, pickle
 logger = TrainspoolLogger("pickled", prefix="p")

@@ -96,6 +96,40 @@ def test_trials_side_by_side_do_not_wait_for_each_other_and_are_below_the_search
     assert not (search.folder / "metrics/live").exists()
 
 
+BESIDE = """
+trials = Trials()
+@trials.track
+def objective(trial):
+    beside.wait()
+    return trial.suggest_float("x", 0, 1) if trial.number else float("nan")
+beside = threading.Barrier(2, timeout=60)
+def search(name):
+    mine = Trials()
+    study(name).optimize(mine.track(objective.__wrapped__), n_trials=2, callbacks=[mine])
+searches = [threading.Thread(target=search, args=(name,)) for name in ("beside a", "beside b's")]
+for one in searches:
+    one.start()
+for one in searches:
+    one.join()
+beside = threading.Barrier(1)
+one = study("handed over")
+one.optimize(objective, n_trials=2, callbacks=[trials])
+assert objective(one.best_trial) == one.best_value == objective(optuna.trial.FixedTrial(one.best_params, number=1))
+assert mlflow.active_run() is None
+"""
+
+
+def test_studies_side_by_side_are_not_below_each_other_and_trials_are_below_the_run_handed_over(box: Box) -> None:
+    done = box.run(STUDY + BESIDE, TRAINSPOOL_EXPERIMENT="handed", TRAINSPOOL_RUN_ID="feed" * 8)
+    assert done.returncode == 0, done.stderr[-3000:]
+    carried(box)
+    runs = runs_of(box.store, "handed")
+    assert len(runs) == 6
+    assert {run.texts("tags").get("mlflow.parentRunId") for run in runs} == {"feed" * 8}
+    assert [run.status for run in runs] == [FAILED] * 3 + [FINISHED] * 3
+    assert "returned no number" in runs[0].texts("tags")["trainspool.end_reason"]
+
+
 ENDS_BADLY = """
 fd = os.open(sys.argv[1], os.O_RDWR)
 words = memoryview(mmap.mmap(fd, 4096)).cast("Q")

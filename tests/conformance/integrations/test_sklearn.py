@@ -97,6 +97,45 @@ def test_a_fit_logs_params_score_curve_and_model_and_one_that_raises_is_failed(b
     assert plain.status == FINISHED and plain.artifacts() == {}
 
 
+ODD = """
+from scipy.sparse import csr_matrix
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import FunctionTransformer
+boosted = fit(GradientBoostingClassifier(n_estimators=5), X, y, run_name="boosted")
+numpy.save("boosted.npy", boosted.train_score_)
+grid = {"n_neighbors": numpy.arange(1, 4), "weights": ["uniform", "distance"]}
+search = GridSearchCV(KNeighborsClassifier(), grid, cv=10, n_jobs=2, scoring=LiveScoring("accuracy"))
+fit(search, csr_matrix(X), y, run_name="sparse")
+assert search.best_score_ > 0.9
+unpicklable = make_pipeline(FunctionTransformer(lambda x: x), LogisticRegression(max_iter=300))
+assert fit(unpicklable, X, y, run_name="unpicklable").score(X, y) > 0.9
+several = GridSearchCV(LogisticRegression(max_iter=300), {"C": [1.0]}, scoring=["accuracy", "f1_macro"], refit=False)
+fit(several, X, y, run_name="without refit")
+assert mlflow.active_run() is None
+GridSearchCV(LogisticRegression(max_iter=300), {"C": [1.0]}, scoring=LiveScoring()).fit(X, y)
+"""
+
+
+def test_what_cannot_be_logged_is_told_on_the_run_and_the_fit_is_kept(box: Box) -> None:
+    import numpy
+
+    done = box.run(HEAD + ODD, TRAINSPOOL_EXPERIMENT="sk odd")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "LiveScoring: no run is active" in done.stderr
+    carried(box)
+    runs = {run.meta["run_name"]: run for run in runs_of(box.store, "sk odd")}
+    assert {run.status for run in runs.values()} == {FINISHED}
+    curve = numpy.load(box.folder / "boosted.npy").tolist()
+    assert [float(value) for _, value, _ in runs["boosted"].points("train_score")] == curve
+    assert "the model" in runs["unpicklable"].texts("tags")["trainspool.problem"]
+    table = json.loads(runs["sparse"].artifacts()["cv_scores.json"])
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert sorted(row["n_neighbors"] for row in rows) == [1] * 20 + [2] * 20 + [3] * 20
+    assert {row["samples"] for row in rows} == {15}
+    assert len(runs["sparse"].points("cv/accuracy")) == 60  # none taken for another: each has a step of its process
+
+
 ENDLESS = """
 import mmap
 fd = os.open(sys.argv[1], os.O_RDWR)

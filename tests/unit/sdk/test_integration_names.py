@@ -53,6 +53,18 @@ def test_one_number_of_any_kind_is_a_metric_and_nothing_else_is(value: Any, numb
     assert training.number(value) == number
 
 
+class NotToBeShown:
+    def __str__(self) -> str:
+        raise RuntimeError("of its own")
+
+    __float__ = __str__  # type: ignore[assignment]
+
+
+def test_what_raises_when_it_is_asked_is_no_metric_and_a_param_by_its_kind() -> None:
+    assert training.number(NotToBeShown()) is None
+    assert training.text(NotToBeShown()) == "<NotToBeShown>"
+
+
 def test_params_within_params_are_told_by_their_paths() -> None:
     nested = {"lr": 0.1, "optimizer": {"name": "sgd", "schedule": {"gamma": 2}}, "none": {}, 3: "three"}
     assert training.flat(nested) == {
