@@ -1,6 +1,8 @@
 """The run that a framework's training logs to, and what its names and values become there.
 
 Nothing here may end a training: what goes wrong while logging is reported, on the run as well, and training goes on.
+
+Source: agent/docs/decisions/0009-which-run-a-training-logs-to.md.
 """
 
 from __future__ import annotations
@@ -205,6 +207,7 @@ def text(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
+@functools.lru_cache(maxsize=4096)
 def key_of(name: str) -> str:
     """Return *name* as MLflow takes it for a key: a name that it refuses must not end a training."""
     path = posixpath.normpath(_NOT_OF_A_KEY.sub("_", name)).lstrip("/.")
