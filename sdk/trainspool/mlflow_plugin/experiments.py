@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow.entities import Experiment, ExperimentTag
 from mlflow.entities.lifecycle_stage import LifecycleStage
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MissingConfigException, MlflowException
 from mlflow.protos.databricks_pb2 import (
     INVALID_PARAMETER_VALUE,
     INVALID_STATE,
@@ -118,6 +118,8 @@ class Experiments:
         if self._folder.is_there:
             try:
                 found = self._folder.files.get_experiment(experiment_id)
+            except MissingConfigException:
+                pass  # the agent is just making it for another process: the folder first, meta.yaml last
             except MlflowException as error:
                 if error.error_code != _NOT_THERE:
                     raise
