@@ -18,7 +18,7 @@ types: .venv/made
 	$(BIN)/mypy
 
 test: setup lint types
-	$(BIN)/pytest -n auto --dist loadgroup
+	$(BIN)/pytest -n auto --no-loadscope-reorder
 
 crash: setup
 	$(BIN)/pytest tests/crash -m "long or not long"

@@ -186,8 +186,10 @@ class Box:
         process = self.start(program, *arguments, **environment)
         return self.finish(process)
 
-    def finish(self, process: subprocess.Popen[bytes]) -> subprocess.CompletedProcess[str]:
-        code = process.wait(LONG_WAIT_S)
+    def finish(
+        self, process: subprocess.Popen[bytes], timeout_s: float = LONG_WAIT_S
+    ) -> subprocess.CompletedProcess[str]:
+        code = process.wait(timeout_s)
         path = list(process.args)[1]  # type: ignore[arg-type]
         out, err = (Path(f"{path}.{kind}").read_text("utf-8") for kind in ("out", "err"))
         return subprocess.CompletedProcess(process.args, code, out, err)

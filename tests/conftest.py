@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import spooled
@@ -12,11 +13,20 @@ import spooled
 CI_SEED = 20261123  # what a change broke, not what a new seed found: those are hunted by `make crash`
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side (`make test`), crash tests stay behind each other: they count on some of a core."""
-    for item in items:
-        if "crash" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("crash"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have tests that run side by side (`make test`) shared out by file: what a file's tests share is made once.
+
+    Crash tests stay behind each other: they count on some of a core. Not by xdist's groups: pytest 9.2 and xdist 3.8
+    know nothing of them.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "crash" if nodeid.startswith("tests/crash/") else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture

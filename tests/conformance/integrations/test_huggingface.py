@@ -39,6 +39,7 @@ os.environ |= {"MLFLOW_TRACKING_URI": "file:stock", "MLFLOW_EXPERIMENT_NAME": "h
 one = trainer(TrainspoolCallback("hf", log_checkpoints=True), report_to="mlflow", run_name="named")
 one.train()
 one.evaluate(metric_key_prefix="final")
+__import__("mlflow").flush_async_logging()  # at its exit MLflow may lose what is in its queue
 """
 
 

@@ -63,7 +63,6 @@ mlflow.pytorch.autolog(disable=True)
 LIGHTNING_LOGGER = (
     LIGHTNING
     + """
-import torch
 for log_model in (False, True, "all"):
     logger = MLFlowLogger("lightning logger", f"models {log_model}", os.environ["MLFLOW_TRACKING_URI"],
                           tags={"team": "a"}, log_model=log_model, prefix="p")
@@ -90,6 +89,7 @@ HUGGING_FACE = (
     QUICK
     + """
 import torch
+os.environ["HF_MLFLOW_LOG_ARTIFACTS"] = "1"
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 class Words(torch.utils.data.Dataset):
     def __len__(self):
@@ -105,6 +105,7 @@ model = BertForSequenceClassification(config)
 trainer = Trainer(model, arguments, train_dataset=Words(), eval_dataset=Words())
 trainer.train()
 trainer.evaluate(metric_key_prefix="final")
+mlflow.flush_async_logging()  # at its exit stock MLflow may lose what is in its queue
 """
 )
 

@@ -19,6 +19,7 @@ _RANDOM_TAGS = (
     "datetime_complete",
     "trial_name",
 )
+_RAYS_ID = "trial_id"  # logged if it happens to look like a number: "748e5_00000" does
 _DURATION = re.compile("time|per_second|^pid$")
 
 
@@ -42,7 +43,7 @@ def _logged(snap: recipe.Snapshot, run_id: str) -> dict[str, Any]:
     seen = snap[run_id]
     parent = seen["tags"].get("mlflow.parentRunId")
     # The very same point twice, which autologging does, is one in our store (sdk/docs/mlflow.md).
-    points = {key: list(dict.fromkeys(found)) for key, found in seen["hist"].items()}
+    points = {key: list(dict.fromkeys(found)) for key, found in seen["hist"].items() if key != _RAYS_ID}
     return {
         "params": sorted(seen["params"].items()),
         "below": sorted(snap[parent]["params"].items()) if parent else None,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from box import Box
+from box import LONG_WAIT_S, Box
 
 OURS = {"MLFLOW_TRACKING_URI": "trainspool:", "MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
 
 
 def run(box: Box, program: str, *arguments: object, **environment: str) -> str:
     """Run a script to its end, which is to be a good one; return what it printed."""
-    done = box.run(program, *arguments, **{**OURS, **environment})
+    process = box.start(program, *arguments, **{**OURS, **environment})
+    done = box.finish(process, 4 * LONG_WAIT_S)  # Ray alone starts a dozen processes
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

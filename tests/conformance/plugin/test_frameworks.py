@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -39,11 +38,12 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         yield made
 
 
-def on_both(box: Box, program: str) -> None:
-    """Run a script through the plugin and on stock MLflow."""
-    run(box, program)
+def on_both(box: Box, program: str) -> str:
+    """Run a script through the plugin and on stock MLflow; return what the first printed."""
+    printed = run(box, program)
     run(box, program, MLFLOW_TRACKING_URI=str(box.folder / "stock"), MLFLOW_ALLOW_FILE_STORE="true")
     until(box.is_quiet, "everything is carried and durable")
+    return printed
 
 
 def the_same(box: Box, experiment: str, count: int, *, but: str = "") -> list[dict[str, Any]]:
@@ -95,6 +95,7 @@ def test_hugging_faces_mlflow_callback(box: Box) -> None:
     on_both(box, frameworks.HUGGING_FACE)
     seen = the_same(box, "Default", 2)  # evaluate() after train() begins a run of its own, there as here
     assert sorted(len(one["history"].get("loss", [])) for one in seen) == [0, 12]
+    assert sorted(len(one["models"]) for one in seen) == [0, 2]  # the checkpoints
 
 
 @needs("optuna", "optuna_integration")
@@ -124,10 +125,7 @@ def test_autologging_a_keras_fit(box: Box) -> None:
 
 @needs("torch")
 def test_a_pytorch_model_loads_back_and_predicts_the_same(box: Box) -> None:
-    on_both(box, frameworks.MODELS)
+    told = said(on_both(box, frameworks.MODELS), "DONE")
     the_same(box, "models", 1)
-    told = said(run(box, frameworks.MODELS), "DONE")
-    json.loads(told)
     run(box, frameworks.LOADS, told)
-    until(box.is_quiet, "everything is carried and durable")
     run(box, frameworks.LOADS, told, MLFLOW_TRACKING_URI=str(box.store), MLFLOW_ALLOW_FILE_STORE="true")
