@@ -82,7 +82,7 @@ def _models(root: Path, experiments: set[str]) -> dict[str, dict[str, Any]]:
             "name": model.name,
             "status": str(model.status),
             "type": model.model_type,
-            # Not its params: a copy of the run's that autologging takes while stock MLflow writes them, now and then torn.
+            # Not its params: a copy of the run's that autologging takes while stock MLflow writes them; some are torn.
             "tags": _tags(model.tags),
             "metrics": sorted(
                 (one.key, one.step, repr(one.value), one.dataset_name)
