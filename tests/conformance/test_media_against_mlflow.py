@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import SHARED_MEMORY, Box
+from box import SHARED_MEMORY, Box, until
 from conformance import recipe
 from PIL import Image
 
@@ -88,6 +88,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Logged, Log
             )  # fmt: skip
             assert done.returncode == 0, done.stderr[-4000:] + box.agent_log()[-2000:]
             made.append(Logged(box.folder / library, json.loads(done.stdout.splitlines()[-1])))
+        until(box.is_quiet, "the run is settled, its account is among its tags")
         yield made[0], made[1]
 
 
