@@ -57,14 +57,13 @@ class TrainspoolCallback(keras.callbacks.Callback):
         self._log_model_of(run)
 
     def _log_model_of(self, run: Run) -> None:
-        try:
+        with training.reporting(run, "the optimizer's settings"):
             if self.model.optimizer is not None:
                 training.log_params(run, self.model.optimizer.get_config(), prefix="optimizer_")
+        with training.reporting(run, "the model's summary"):
             lines: list[str] = []
             self.model.summary(print_fn=lambda line, **_: lines.append(line))
             run.log_text("\n".join(lines), "model_summary.txt")
-        except Exception as error:  # noqa: BLE001  of the user's classes: a schedule without get_config, and the like
-            training.report(run, "the model's description", error)
 
     @training.shielded
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:

@@ -13,7 +13,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -67,29 +67,25 @@ def fit(
     """
     session = training.Training("", training.checked(experiment_name), run_name, tags=tags)
     run = session.run
-    _logged(run, "what is fitted", lambda: _log_estimator(run, estimator))
+    with training.reporting(run, "what is fitted"):
+        _log_estimator(run, estimator)
     begun = time.perf_counter()
     try:
         estimator.fit(X, y, **fit_params)
         run.log_metric("fit_seconds", time.perf_counter() - begun)
         if log_model:
-            _logged(run, "the model", lambda: _log_model(run, estimator))
-        _logged(run, "what was fitted", lambda: _log_fitted(run, estimator))
+            with training.reporting(run, "the model"):
+                _log_model(run, estimator)
+        with training.reporting(run, "what was fitted"):
+            _log_fitted(run, estimator)
         if log_score:
-            _logged(run, "the score", lambda: _log_score(run, estimator, X, y))
+            with training.reporting(run, "the score"):
+                _log_score(run, estimator, X, y)
     except BaseException as error:
         session.end("FAILED", reason_of(error))
         raise
     session.end()
     return estimator
-
-
-def _logged(run: Run, what: str, log: Callable[[], None]) -> None:
-    """Call *log*; what it raises is reported: the fit is not to be lost over that."""
-    try:
-        log()
-    except Exception as error:  # noqa: BLE001  of the user's classes, or of scikit-learn's for what cannot be told
-        training.report(run, f"scikit-learn: {what}", error)
 
 
 def _log_estimator(run: Run, estimator: Any) -> None:
@@ -173,7 +169,8 @@ class LiveScoring:
             return scores
         name = self._scoring if isinstance(self._scoring, str) else "score"
         # scikit-learn would take what is raised here for a candidate that cannot be scored.
-        _logged(run, "a score", lambda: _log_scores(run, estimator, scores, name, X))
+        with training.reporting(run, "a score"):
+            _log_scores(run, estimator, scores, name, X)
         return scores
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Source: agent/docs/decisions/0009-which-run-a-training-logs-to.md.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import posixpath
 import re
@@ -156,6 +157,15 @@ def shielded(method: _Call) -> _Call:
             report(None if training is None else training.run, method.__qualname__, error)
 
     return call  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def reporting(run: Run, where: str) -> Iterator[None]:
+    """Report what the block raises instead of raising it into the training."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  of the user's classes: a schedule without get_config, and the like
+        report(run, where, error)
 
 
 def report(run: Run | None, where: str, error: Exception) -> None:
