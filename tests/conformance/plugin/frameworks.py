@@ -161,6 +161,7 @@ def search(trainable, space, *callbacks):
     assert not tuner.fit().errors
 search(train, {"lr": tune.grid_search([0.5, 1.0])},
        MLflowLoggerCallback(here, experiment_name="ray", tags={"team": "a"}, save_artifact=True))
+mlflow.create_experiment("ray inside")  # Ray looks and then creates: of two trials at once, one finds it made
 search(train_inside, {"lr": tune.grid_search([0.5, 1.0])})
 ray.shutdown()
 """
