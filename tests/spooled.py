@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from trainspool.spool import events, ringfile
-from trainspool.spool.reader import Damage, Frame, Opened, StreamReader
+from trainspool.spool.items import Damage, Frame, Opened
+from trainspool.spool.reader import StreamReader
 
 ROOT = Path(__file__).parents[1]
 SDK = ROOT / "sdk"
@@ -161,6 +162,10 @@ class Held:
     def artifacts(self) -> dict[str, bytes]:
         assert self.folder is not None
         return {event[3]: (self.folder / "staging" / event[4]).read_bytes() for event in self.of(events.ARTIFACT)}
+
+
+Seen = Callable[[], Held]
+"""What the stream holds now."""
 
 
 class Place:

@@ -7,20 +7,17 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import signal
-import socket
-import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from trainspool.errors import TrainspoolError
 from trainspool.spool import layout
-from trainspool.spool.reader import MTIME_MARGIN_NS
+from trainspool.spool.listing import MTIME_MARGIN_NS
 from trainspool.spool.ringfolder import agent_folder, ring_folder
 from trainspool_agent import cursor as cursors
-from trainspool_agent import discover
+from trainspool_agent import discover, service
 from trainspool_agent.agentlock import AgentLock
 from trainspool_agent.discover import Place
 from trainspool_agent.follow import Stores, carry
@@ -39,8 +36,6 @@ DURABLE_INTERVAL_S = 1.0
 PROBE_INTERVAL_S = 0.9  # at every other tick: a death shows within 2 s
 SAVE_SHARE, SAVE_INTERVAL_S_MAX = 0.005, 10.0  # of a core, for checkpoints; what a restart applies again, and folds
 STOP_PATIENCE_S = 3.0
-OPEN_FILES_WANTED = 65536
-LOG_BYTES_MAX = 10 << 20
 GARBAGE_OBJECTS = 50_000  # alive beyond the last collection: more than the points of a turn
 
 log = logging.getLogger("trainspool.agent")
@@ -116,7 +111,7 @@ class Agent:
     # -- start
 
     def _start(self) -> list[asyncio.Task[None]]:
-        allow_many_files()
+        service.allow_many_files()
         # A batch lives for a turn and frees itself; by default each one would set off a collection that finds nothing.
         gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
         loop = asyncio.get_running_loop()
@@ -124,7 +119,7 @@ class Agent:
             loop.add_signal_handler(number, self.stop)
         self._rescan()
         log.info("agent started pid=%d host=%s streams=%d", os.getpid(), self.host, len(self.streams))
-        notify("READY=1")
+        service.notify("READY=1")
         background = [self._make_durable()]
         if not self.until_done:
             background += [self._watch(), Keeper(self.settings, self.health, lambda: self._spools).run()]
@@ -143,7 +138,7 @@ class Agent:
                 await asyncio.wait_for(self._stop.wait(), HURRY_INTERVAL_S if self.until_done else TICK_INTERVAL_S)
 
     def _tick(self) -> None:
-        notify("WATCHDOG=1")
+        service.notify("WATCHDOG=1")
         now = time.monotonic()
         if now >= self._rescan_due or self._births_seen():
             self._rescan()
@@ -158,7 +153,7 @@ class Agent:
         self.health.artifacts = self.stores.artifacts()
         with contextlib.suppress(OSError):
             self.health.write()
-        _limit_log()
+        service.limit_log()
 
     def _births_seen(self) -> bool:
         """Whether a ring or pointer came or went: a stream may have been born in a spool we don't know."""
@@ -207,7 +202,7 @@ class Agent:
         if spools != self._spools:
             self._spools = spools
             self.health.agent["spools"] = [str(spool) for spool in spools]
-            self.lock.describe(spools, _log_path())
+            self.lock.describe(spools, service.log_path())
             self._rearm.set()
         for spool in spools:
             self._scan(spool)
@@ -362,7 +357,7 @@ class Agent:
 
     async def _leave(self, helpers: list[asyncio.Task[None]]) -> None:
         """Finish the turns, force the checkpoints, let go. Takes seconds at most, whatever the disk does."""
-        notify("STOPPING=1")
+        service.notify("STOPPING=1")
         self._rearm.set()
         for helper in helpers:
             helper.cancel()
@@ -405,47 +400,3 @@ def born_meanwhile(agent: Agent) -> bool:
     places += [ring.place for ring in (discover.rings(agent.ring_folder) if agent.ring_folder else [])]
     known = agent.finished | set(agent.streams)
     return any(place not in known and not cursors.load(place.folder).finished for place in places)
-
-
-def notify(message: str) -> None:
-    """Tell systemd, if it asked to be told (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.connect(address)
-        sender.send(message.encode())
-
-
-def allow_many_files() -> None:
-    """A stream keeps up to three descriptors, a store up to 256."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _log_path() -> str | None:
-    """The file that stderr goes to, None if it is a terminal or the journal."""
-    try:
-        if not stat.S_ISREG(os.fstat(2).st_mode):
-            return None
-        return os.readlink("/proc/self/fd/2")
-    except OSError:
-        return None
-
-
-def _limit_log() -> None:
-    """An autostarted agent's log is a plain file that nobody rotates: keep this one and the last."""
-    try:
-        if os.fstat(2).st_size <= LOG_BYTES_MAX or (path := _log_path()) is None:
-            return
-        os.replace(path, f"{path}.1")
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return
-    os.dup2(fd, 2)
-    os.close(fd)

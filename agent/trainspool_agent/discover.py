@@ -14,9 +14,10 @@ import msgpack
 
 from trainspool.errors import SpoolError, TrainspoolError, UnsafeSpool
 from trainspool.spool import files, frame, layout
-from trainspool.spool.reader import StreamReader, open_owned
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.ringfile import read_ring
 from trainspool.spool.ringfolder import ring_folder
+from trainspool.spool.segmentview import open_owned
 
 POINTERS = "spools"
 POINTER_SUFFIX = ".spool"

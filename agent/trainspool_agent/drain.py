@@ -21,7 +21,8 @@ import msgpack
 
 from trainspool.errors import SpoolError
 from trainspool.spool import events, files, layout
-from trainspool.spool.reader import Damage, Frame, Opened, StreamReader
+from trainspool.spool.items import Damage, Frame, Opened
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.ringfile import RingView, read_ring
 from trainspool.spool.segment import SegmentWriter
 from trainspool_agent.compact import Dictionary

@@ -16,7 +16,8 @@ import msgpack
 from trainspool.errors import SpoolError
 from trainspool.spool import events, layout
 from trainspool.spool.frame import COUNT_END
-from trainspool.spool.reader import Damage, Frame, Item, Opened, StreamReader
+from trainspool.spool.items import Damage, Frame, Item, Opened
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.ringfile import (
     CHUNK_TABLE_AT,
     DROP_SLOT,

@@ -22,9 +22,9 @@ from trainspool.spool import layout
 from trainspool.spool.reader import StreamReader
 from trainspool.spool.ringfolder import agent_folder
 from trainspool_agent import cursor as cursors
-from trainspool_agent import discover
+from trainspool_agent import discover, service
 from trainspool_agent.compact import Batch, EventFrame, RunRef
-from trainspool_agent.daemon import DURABLE_INTERVAL_S, HURRY_INTERVAL_S, STOP_PATIENCE_S, allow_many_files
+from trainspool_agent.daemon import DURABLE_INTERVAL_S, HURRY_INTERVAL_S, STOP_PATIENCE_S
 from trainspool_agent.discover import Place
 from trainspool_agent.follow import Stores, carry
 from trainspool_agent.health import explain
@@ -134,7 +134,7 @@ class Takeover:
         waiting = deque(self._places())
         if not waiting:
             return
-        allow_many_files()
+        service.allow_many_files()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

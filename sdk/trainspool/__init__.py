@@ -8,19 +8,16 @@ from typing import Any as _Any
 
 from trainspool import leaving as _leaving
 from trainspool.captures import Capture
+from trainspool.destination import get_tracking_uri, is_tracking_uri_set, set_experiment, set_tracking_uri
 from trainspool.entities import Experiment, Metric, RunData, RunInfo, StoredRun, ViewType
 from trainspool.errors import TrainspoolError, TrainspoolException
 from trainspool.fluent import (
-    active_run,
     artifact_path,
     delete_tag,
-    end_run,
     flush,
     flush_artifact_async_logging,
     flush_async_logging,
     get_artifact_uri,
-    get_tracking_uri,
-    is_tracking_uri_set,
     load_table,
     log_artifact,
     log_artifacts,
@@ -38,15 +35,12 @@ from trainspool.fluent import (
     log_stream,
     log_table,
     log_text,
-    new_run,
-    set_experiment,
     set_tag,
     set_tags,
-    set_tracking_uri,
-    start_run,
     wait,
 )
 from trainspool.run import Run
+from trainspool.starting import active_run, end_run, new_run, start_run
 from trainspool.version import __version__
 
 if _TYPE_CHECKING:

@@ -15,7 +15,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainspool import deletion, fluent, validation
+from trainspool import deletion, destination, validation
 from trainspool.complaints import warn
 from trainspool.errors import (
     INVALID_PARAMETER_VALUE,
@@ -58,7 +58,7 @@ def create_experiment(
         raise TrainspoolException("trace_location names a Unity Catalog; trainspool keeps runs in folders")
     settle()
     _check_free(name)
-    experiment = fluent._named(name)
+    experiment = destination.named(name)
     _check_location(artifact_location, experiment.artifact_location)
     _made.add((stream.store, name))
     _tell(experiment.experiment_id, name, texts)
@@ -77,7 +77,7 @@ def _check_free(name: str) -> None:
             "delete it from the store's .trash folder in order to use this experiment name again.",
             RESOURCE_ALREADY_EXISTS,
         )
-    current = fluent._experiment
+    current = destination.chosen
     if found is not None or (stream.store, name) in _made or (current and current[0].name == name):
         raise TrainspoolException(f"Experiment '{name}' already exists.", RESOURCE_ALREADY_EXISTS)
 
@@ -110,7 +110,7 @@ def set_experiment_tag(key: str, value: Any) -> None:
 def set_experiment_tags(tags: Mapping[str, Any]) -> None:
     """Set several tags of the current experiment. Errors as ``set_experiment_tag``: then none is set."""
     texts = _checked(tags)
-    experiment = fluent._current_experiment()
+    experiment = destination.current_experiment()
     _tell(experiment.experiment_id, experiment.name, texts)
 
 
@@ -131,7 +131,7 @@ def delete_experiment_tag(key: str) -> None:
         )
     if is_settled and (stored is None or key not in stored.tags):
         raise TrainspoolException(f"No tag with name: {key} in experiment with id {number}", RESOURCE_DOES_NOT_EXIST)
-    experiment = fluent._current_experiment()
+    experiment = destination.current_experiment()
     _tell(experiment.experiment_id, experiment.name, {key: None})
 
 

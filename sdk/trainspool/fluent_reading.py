@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trainspool import active, fluent, validation
+from trainspool import active, destination, validation
 from trainspool.complaints import warn
 from trainspool.entities import Experiment, Metric, StoredRun, ViewType
 from trainspool.errors import RESOURCE_DOES_NOT_EXIST, TrainspoolException
@@ -198,7 +198,7 @@ def search_experiments(
 
 def current_experiment_id() -> str:
     """Return the id by which the store knows, or will know, the experiment that new runs belong to."""
-    return stored_id(fluent._current_experiment().experiment_id)
+    return stored_id(destination.current_experiment().experiment_id)
 
 
 def stored_id(experiment_id: str) -> str:
@@ -206,7 +206,7 @@ def stored_id(experiment_id: str) -> str:
 
     MLflow gives ids at random, so an experiment that it made has another one than we said when it was set.
     """
-    name = fluent._names_by_id.get(experiment_id)
+    name = destination.names_by_id.get(experiment_id)
     if name is None or experiments.by_id(stream.store, experiment_id) is not None:
         return experiment_id
     found = experiments.by_name(stream.store, name)

@@ -16,7 +16,8 @@ from crash import fuzz_inputs as inputs
 from trainspool.errors import SpoolError
 from trainspool.spool import events as ev
 from trainspool.spool import frame
-from trainspool.spool.reader import Damage, Frame, Opened, StreamReader
+from trainspool.spool.items import Damage, Frame, Opened
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.ringfile import HEADER_BYTES, read_ring
 from trainspool_agent import checkpoint, cursor
 from trainspool_agent.compact import Dictionary, EventFrame, compact

@@ -18,7 +18,8 @@ from wholeway import World
 
 from trainspool import pump as pump_module
 from trainspool.spool import frame
-from trainspool.spool.reader import Damage, Frame, StreamReader
+from trainspool.spool.items import Damage, Frame
+from trainspool.spool.reader import StreamReader
 from trainspool_agent.files import StoreFiles
 
 SEGMENT_BYTES = 64 << 10

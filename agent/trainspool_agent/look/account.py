@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainspool.spool import events as ev
-from trainspool.spool.reader import Damage
+from trainspool.spool.items import Damage
 from trainspool_agent import checkpoint
 from trainspool_agent.liveness import boot_id
 from trainspool_agent.look import artifacts

@@ -17,7 +17,8 @@ import msgpack
 from trainspool.errors import SpoolError
 from trainspool.spool import events as ev
 from trainspool.spool import frame, layout
-from trainspool.spool.reader import Damage, Frame, Opened, StreamReader
+from trainspool.spool.items import Damage, Frame, Opened
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.ringfile import RingView, read_ring
 from trainspool_agent.compact import Dictionary, EventFrame
 from trainspool_agent.look import walk

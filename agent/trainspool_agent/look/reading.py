@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from trainspool.errors import SpoolError
 from trainspool.spool import events as ev
 from trainspool.spool import layout
-from trainspool.spool.reader import Damage
+from trainspool.spool.items import Damage
 from trainspool_agent.compact import Dictionary, EventFrame
 from trainspool_agent.look import facts as eventfacts
 from trainspool_agent.look import walk

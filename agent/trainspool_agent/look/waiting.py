@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from trainspool.spool.reader import Damage
+from trainspool.spool.items import Damage
 from trainspool_agent.compact import EventFrame, RunRef, compact
 from trainspool_agent.look.spool import SeenStream
 from trainspool_agent.store.changes import RunChanges

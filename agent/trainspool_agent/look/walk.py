@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from trainspool.spool import frame, layout
 from trainspool.spool.frame import HEADER_BYTES, Header
-from trainspool.spool.reader import open_owned
+from trainspool.spool.segmentview import open_owned
 
 SEGMENT_BYTES_MAX = 256 << 20  # what is read into memory of one file
 _SEAL_BODIES = (0, 1)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainspool.errors import TrainspoolError
-from trainspool.spool.reader import Damage
+from trainspool.spool.items import Damage
 from trainspool_agent import checkpoint
 from trainspool_agent.compact import Batch, RunRef
 from trainspool_agent.liveness import boot_id

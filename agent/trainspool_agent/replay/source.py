@@ -16,7 +16,8 @@ import msgpack
 from trainspool.errors import SpoolError
 from trainspool.spool import events as ev
 from trainspool.spool import layout
-from trainspool.spool.reader import Damage, Frame, Opened, StreamReader
+from trainspool.spool.items import Damage, Frame, Opened
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.ringfile import RingView, read_ring
 from trainspool_agent import discover
 from trainspool_agent.compact import EventFrame

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgpack
 
-from trainspool.spool.reader import Damage
+from trainspool.spool.items import Damage
 from trainspool_agent.compact import Batch, Dictionary, EventFrame, compact
 from trainspool_agent.health import explain
 from trainspool_agent.replay.guard import Carried

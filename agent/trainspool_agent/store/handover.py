@@ -14,13 +14,14 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import NamedTuple
 
-from trainspool_agent.store import threads
+from trainspool_agent.store import runs, threads
 from trainspool_agent.store.errors import Refused, RunHeld, StoreRefused
 from trainspool_agent.store.files import sync_all
+from trainspool_agent.store.holding import Holding
 from trainspool_agent.store.howfar import Done, Meter, Progress
 from trainspool_agent.store.limits import ARTIFACTS_AT_ONCE
 from trainspool_agent.store.memory import RunMemory
@@ -42,8 +43,7 @@ class Handover:
         root: the store's folder.
         boot_id: of this boot.
         memory: the runs; those with something to do are its ``expecting``.
-        hold: have a run to ourselves, or raise RunHeld.
-        publish: tell in the run's own tags what could not be done as asked; its lock is held.
+        holding: which runs are ours.
         done: called with the streams whose artifacts are there by now.
         in_spool_too: the staged file of a content that the store has once gives way to a link to that.
     """
@@ -53,14 +53,13 @@ class Handover:
         root: str,
         boot_id: str,
         memory: RunMemory,
-        hold: Callable[[str], object],
-        publish: Callable[[RunState], Awaitable[None]],
+        holding: Holding,
         done: Callable[[set[str]], None],
         *,
         in_spool_too: bool,
     ) -> None:
         self._root, self._boot_id, self._memory = root, boot_id, memory
-        self._hold, self._tell, self._done = hold, publish, done
+        self._holding, self._done = holding, done
         self.error: Exception | None = None
         """Why the last try failed; None after one that did not."""
         self._task: asyncio.Task[None] | None = None
@@ -159,7 +158,7 @@ class Handover:
         self._forget_what_came()
         for run_id in list(self._memory.expecting):
             try:
-                self._hold(run_id)
+                self._holding.take(run_id)
                 moved = await self._quick(self._memory.get(run_id)) or moved
             except RunHeld:
                 self._forget_what_came(but_of=run_id)
@@ -239,7 +238,7 @@ class Handover:
     async def _publish_locked(self, state: RunState, begun: list[_Begun], streams: set[str]) -> None:
         if state is not self._memory.peek(state.run_id):
             return  # another agent took the run meanwhile
-        self._hold(state.run_id)
+        self._holding.take(state.run_id)
         failed: OSError | None = None
         ours = [one for one in begun if state.expected.get(one.expected.artifact.path) is one.expected]
         for one, why in await to_its_end(asyncio.to_thread(_publish_all, ours, state.folder)):
@@ -254,7 +253,7 @@ class Handover:
             if isinstance(why, OSError) and one.why is None:
                 failed = failed or why
         if len(state.problems) > state.problems_told:
-            await self._tell(state)
+            await runs.publish_wanted(state)
         if failed is not None:
             raise failed
 

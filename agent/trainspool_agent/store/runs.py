@@ -6,6 +6,7 @@ before it gets its name.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import time
@@ -75,6 +76,16 @@ def wanted(state: RunState) -> Published:
     if ends is None:
         return state.published._replace(name=state.name)
     return Published(ends.status, ends.start_ms, ends.end_ms, ends.reason, state.name)
+
+
+async def publish_wanted(state: RunState) -> None:
+    """Bring ``meta.yaml`` and our own tags to what the run's sessions say; its lock is held."""
+    want = wanted(state)
+    write_own_tags(state, want)
+    state.shown = want == state.published or await asyncio.to_thread(publish_meta, state, want)
+    if state.shown:
+        state.published = want
+        state.provisional = state.provisional and want.status is None
 
 
 def publish_meta(state: RunState, want: Published) -> bool:

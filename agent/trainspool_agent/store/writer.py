@@ -7,28 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainspool_agent import checkpoint
 from trainspool_agent.compact import RunRef
-from trainspool_agent.store import aftercut, distrust, inputs, mending, runs, tables, texts
-from trainspool_agent.store.accounttag import write_account
+from trainspool_agent.store import aftercut, inputs, mending, runs, tables, texts
 from trainspool_agent.store.changes import ROWS, Artifact, ExperimentChange, RunChanges, Text
+from trainspool_agent.store.durable import Durability
 from trainspool_agent.store.errors import Refused, RunHeld, RunMoved, StoreRefused
 from trainspool_agent.store.experiments import Experiment, Experiments
-from trainspool_agent.store.files import sync_all
 from trainspool_agent.store.fold import Admitted, MetricFile
-from trainspool_agent.store.giveway import give_way
 from trainspool_agent.store.handover import Handover
+from trainspool_agent.store.holding import Holding
 from trainspool_agent.store.layout import METRICS
 from trainspool_agent.store.lease import Leases
 from trainspool_agent.store.limits import (
     ARTIFACTS_WAITING_MAX,
-    DURABLE_INTERVAL_S,
     FEW_POINTS,
     METRIC_KEYS_MAX,
     STREAMS_MAX,
@@ -86,15 +82,17 @@ class FileStore:
         self._experiments.prepare()
         aftercut.mend(str(self.root), boot_id)
         self._memory = RunMemory(self._experiments, boot_id)
-        self._spool_is_ours = spool_is_ours
-        self._leases = leases or Leases()
+        self._holding = Holding(self._memory, leases or Leases(), boot_id)
+        self._durability = Durability(str(self.root), boot_id, self._memory, self._holding, spool_is_ours=spool_is_ours)
         self.handover = Handover(
-            str(self.root), boot_id, self._memory, self._hold, self._publish, handed_over, in_spool_too=spool_is_ours
+            str(self.root), boot_id, self._memory, self._holding, handed_over, in_spool_too=spool_is_ours
         )
-        self.fallen: set[str] = set()
-        """Runs of which another agent's checkpoint, now ours, may know less than we had applied: to be read again."""
         self._cleaned: set[str] = set()
-        self._making: asyncio.Task[None] | None = None
+
+    @property
+    def fallen(self) -> set[str]:
+        """Runs of which another agent's checkpoint, now ours, may know less than we had applied: to be read again."""
+        return self._holding.fallen
 
     # ------------------------------------------------------------------ the life of a batch
 
@@ -120,7 +118,7 @@ class FileStore:
         before = self.position(run, stream)
         if made_for is not None and made_for != before:
             raise RunMoved(run.run_id)
-        state = self._hold(run.run_id)
+        state = self._holding.take(run.run_id)
         if run.run_id in self.fallen:  # first its streams are to go back
             raise RunHeld(run.run_id, "another agent until now")
         async with state.lock:
@@ -135,77 +133,28 @@ class FileStore:
                 self._expect_artifacts(state, changes, stream, str(staging), end)
                 await self._grow_tables(state, changes, stream, str(staging), applied)
                 await self._write_inputs(state, changes, stream, applied)
-                self._check_hold(state)  # we may have been stopped in what took long, and our word be an old one
+                self._holding.check(state)  # we may have been stopped in what took long, and our word be an old one
                 self._write_texts(state, changes, stream, str(staging), applied)
                 self._write_points(state, changes.points, applied, written)
                 self._take_sessions(state, changes, stream)
                 if changes.may_show or not state.shown or len(state.problems) > state.problems_told:
-                    await self._publish(state)
+                    await runs.publish_wanted(state)
             except BaseException:
                 for file, admitted, begin in written:
                     file.unclaim(admitted, begin)
                 raise
-            self._check_hold(state)
+            self._holding.check(state)
             self._commit(state, changes, stream, end, applied)
         self.handover.wake()
         return applied
 
     def hold(self, run: RunRef) -> None:
         """Have the run to ourselves, or ask for it. Raises RunHeld: another agent carries it."""
-        self._hold(run.run_id)
-
-    def _hold(self, run_id: str, *, wish: bool = True) -> RunState:
-        """Return a run's state once it is ours to change; *wish*: who carries it now will know that we wait.
-
-        Raises:
-            RunHeld: another agent carries the run.
-        """
-        state = self._memory.get(run_id)
-        if self._leases.has(run_id):
-            if self._leases.is_asked(run_id):
-                raise RunHeld(run_id, "this agent until the one that asked for it has it")
-            return state
-        if state.experiment is None or state.gone or not os.path.isdir(state.folder):
-            return state
-        self._leases.take(run_id, state.folder, wish=wish)
-        known = state.streams
-        self._memory.forget(run_id)  # what another agent did to it since we looked counts
-        state = self._memory.get(run_id)
-        if any(state.streams.get(stream, 0) < end for stream, end in known.items()):
-            self.fallen.add(run_id)
-        # A checkpoint of another machine's boot may not count here: ours must be newer than that one, too.
-        state.serial = max(state.serial, checkpoint.last_serial(state.folder))
-        return state
-
-    def _check_hold(self, state: RunState) -> None:
-        """Raise RunMoved if we were stopped for so long that another agent took the run."""
-        if state is not self._memory.peek(state.run_id) or not self._leases.has(state.run_id):
-            raise RunMoved(state.run_id)
-
-    def _hold_new(self, state: RunState, experiment: Experiment) -> None:
-        """Be the one that carries a run whose folder is there by now, unless another was faster."""
-        folder = f"{experiment.folder}/{state.run_id}"
-        if self._leases.has(state.run_id):
-            return
-        try:
-            self._leases.take(state.run_id, folder)
-            if checkpoint.load(folder, self._boot_id) is not None:
-                raise RunMoved(state.run_id)
-        except RunHeld:
-            self._memory.forget(state.run_id)
-            raise
-
-    def _hand_over(self) -> None:
-        """Let go of the runs that other agents wait for and that are durable."""
-        for run_id in self._leases.asked:
-            state = self._memory.get(run_id)
-            if run_id not in self._memory.undurable and not state.lock.locked():
-                self._memory.forget(run_id)
-                self._leases.release(run_id)
+        self._holding.take(run.run_id)
 
     def reopen(self, run_id: str, streams: Iterable[str], *, everything: bool) -> None:
         """Have the events of *streams* applied to a run once more, from their beginning: see ``mending.reopen``."""
-        state = self._hold(run_id)
+        state = self._holding.take(run_id)
         if state.experiment is not None:
             mending.reopen(state, streams, everything=everything)
 
@@ -224,7 +173,7 @@ class FileStore:
         A run that is not in memory stays where it is: a restart then reads a little more, and finds nothing to do.
         """
         state = self._memory.peek(run.run_id)
-        if not self._leases.has(run.run_id):
+        if not self._holding.has(run.run_id):
             return
         if state is not None and state.experiment is not None and state.streams.get(stream, 0) < end:
             state.streams[stream] = end
@@ -236,9 +185,7 @@ class FileStore:
         Raises:
             OSError: one could not be written; the others were tried, and all are due again.
         """
-        for run_id in self._leases.refresh():
-            self._memory.forget(run_id)
-            self.fallen.add(run_id)
+        self._holding.refresh()
         self._memory.checkpoint(force=force)
 
     async def make_durable(self, *, all: bool = False) -> None:  # noqa: A002
@@ -250,67 +197,11 @@ class FileStore:
         Raises:
             OSError: of one run; the others are durable, unless it was the sync.
         """
-        self._making = asyncio.create_task(self._make_durable(self._making, every=all))
-        await asyncio.shield(self._making)
+        await self._durability.make(every=all)
 
     async def rest(self) -> None:
         """Return when no ``make_durable`` is under way."""
-        if self._making is not None and not self._making.done():
-            await asyncio.wait([self._making])
-
-    async def _make_durable(self, before: asyncio.Task[None] | None, *, every: bool) -> None:
-        if before is not None and not before.done():
-            await asyncio.wait([before])
-        now, failed = time.monotonic(), None
-        due: list[tuple[RunState, int, str, bytes, set[str] | None]] = []
-        for run_id in list(self._memory.undurable):
-            asked = self._leases.is_asked(run_id)
-            try:
-                state = self._memory.get(run_id) if asked else self._hold(run_id, wish=False)
-            except RunHeld:
-                continue
-            if state.experiment is None or state.gone:
-                self._memory.undurable.pop(run_id)
-            due_now = every or asked or state.ended or now - state.durable_at >= DURABLE_INTERVAL_S
-            if due_now and state.experiment is not None and not state.gone and not state.lock.locked():
-                async with state.lock:  # a batch that came in between would be half in it
-                    try:
-                        if state.suspect:
-                            self._memory.close_files(state)
-                            await asyncio.to_thread(distrust.write_again, state)
-                        await self._publish(state)
-                        write_account(state)
-                    except OSError as error:
-                        failed = error
-                        continue
-                    # Taken before the sync: all lengths in it are of bytes that were written before the sync began.
-                    due.append((state, state.serial, state.folder, state.encode(self._boot_id), state.unsynced))
-                    state.unsynced, state.durable_at = set(), now
-        if due:
-            await self._sync(due)
-        self._hand_over()
-        if failed is not None:
-            raise failed
-
-    async def _sync(self, due: list[tuple[RunState, int, str, bytes, set[str] | None]]) -> None:
-        try:
-            await asyncio.to_thread(_sync_and_write, str(self.root), [one[2:] for one in due])
-        except BaseException:
-            for state, *_ in due:
-                state.unsynced, state.durable_at, state.suspect = None, float("-inf"), True
-            raise
-        for state, serial, *_ in due:
-            state.durable_serial = serial
-            if state.serial == serial:
-                self._memory.undurable.pop(state.run_id, None)
-                await self._give_way(state)
-
-    async def _give_way(self, state: RunState) -> None:
-        """All that is held of the run is durable: where the spool is crowded, it need not have copies of that."""
-        if not self._spool_is_ours or not any(held.copy_of for held in state.held.values()):
-            return
-        for path in await asyncio.to_thread(give_way, dict(state.held)):
-            state.held[path] = state.held[path]._replace(copy_of="")
+        await self._durability.rest()
 
     @property
     def is_durable(self) -> bool:
@@ -320,7 +211,8 @@ class FileStore:
     def is_settled(self, run: RunRef, stream: str) -> bool:
         """Whether every session of the run has ended and a durable checkpoint covers all that was applied."""
         try:
-            state = self._hold(run.run_id, wish=False)  # from a checkpoint, perhaps, that was never made durable
+            # Its checkpoint, perhaps, was never made durable.
+            state = self._holding.take(run.run_id, wish=False)
         except RunHeld:
             return False  # whoever carries it may not be done with it
         if state.lock.locked() or run.run_id in self._memory.undurable or run.run_id in self.fallen:
@@ -329,7 +221,7 @@ class FileStore:
             return False
         if not state.ended or runs.wanted(state) != state.published:
             return False
-        self._leases.release(run.run_id)
+        self._holding.release(run.run_id)
         return True
 
     # ------------------------------------------------------------------ the account
@@ -353,7 +245,7 @@ class FileStore:
             self.checkpoint(force=True)
         finally:
             self._memory.close()
-        self._leases.release_all()
+        self._holding.release_all()
 
     # ------------------------------------------------------------------ one apply, in the order of its steps
 
@@ -374,7 +266,7 @@ class FileStore:
             values = runs.first_meta(run.run_id, experiment, changes)
             if found is None:
                 await asyncio.to_thread(runs.make_folder, run.run_id, experiment, values)
-            self._hold_new(state, experiment)
+            self._holding.take_new(state.run_id, experiment)
             if found is None and changes.starts:
                 state.published = Published(1, values["start_time"], None, None, values["run_name"])
             state.experiment = experiment
@@ -500,18 +392,6 @@ class FileStore:
         if changes.epitaph is not None:
             state.sessions.epitaph(stream, changes.epitaph)
 
-    async def _publish(self, state: RunState) -> None:
-        """Bring ``meta.yaml`` and our own tags to what the run's sessions say."""
-        want = runs.wanted(state)
-        runs.write_own_tags(state, want)
-        if want != state.published:
-            state.shown = await asyncio.to_thread(runs.publish_meta, state, want)
-        else:
-            state.shown = True
-        if state.shown:
-            state.published = want
-            state.provisional = state.provisional and want.status is None
-
     def _commit(self, state: RunState, changes: RunChanges, stream: str, end: int, applied: Applied) -> None:
         if end > state.counted.get(stream, 0):
             counts = state.counts
@@ -533,18 +413,8 @@ class FileStore:
         self._memory.touch(state)
 
     def _count(self, run: RunRef, **counts: int) -> None:
-        state = self._hold(run.run_id)
+        state = self._holding.take(run.run_id)
         for name, count in counts.items():
             state.counts[name] = min(state.counts[name] + count, COUNT_END - 1)
         if state.experiment is not None:
             self._memory.touch(state)
-
-
-def _sync_and_write(root: str, due: Sequence[tuple[str, bytes, set[str] | None]]) -> None:
-    """Sync everything that these checkpoints name, then write them. Runs in a thread."""
-    paths = [paths for _, _, paths in due]
-    known = None if None in paths else [path for some in paths for path in some or ()]
-    sync_all(known, root)
-    for folder, data, _ in due:
-        if os.path.isdir(folder):
-            checkpoint.write_durable(folder, data)

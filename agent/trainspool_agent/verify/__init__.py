@@ -14,8 +14,9 @@ from pathlib import Path
 
 from trainspool.errors import SpoolError, UnknownFormatVersion
 from trainspool.spool import layout
+from trainspool.spool.items import Damage, Opened
 from trainspool.spool.layout import SegmentName
-from trainspool.spool.reader import Damage, Opened, StreamReader
+from trainspool.spool.reader import StreamReader
 from trainspool_agent.compact import RunRef
 from trainspool_agent.look import spool as inspect_spool
 from trainspool_agent.look.spool import LIVE, UNKNOWN, SeenStream

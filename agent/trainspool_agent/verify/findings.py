@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from trainspool.spool.reader import Damage
+from trainspool.spool.items import Damage
 
 
 @dataclass(frozen=True)

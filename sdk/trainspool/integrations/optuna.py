@@ -16,7 +16,7 @@ from typing import Any
 
 import optuna
 
-from trainspool import active, fluent, validation
+from trainspool import active, starting, validation
 from trainspool.errors import TrainspoolException
 from trainspool.integrations import training
 from trainspool.run import Run
@@ -106,13 +106,13 @@ class Trials:
         """Begin a trial's run below the run that this thread is in, else the process's, else the one handed over."""
         own = active.own_stack()
         above = own[-1] if own else training.outer_run()
-        handed = None if above is not None else fluent.handed_run_id()
+        handed = None if above is not None else starting.handed_run_id()
         parent = handed if above is None else above.run_id
-        tags = {**(self._tags or {}), **({fluent.PARENT: parent} if parent else {})}
+        tags = {**(self._tags or {}), **({starting.PARENT: parent} if parent else {})}
         experiment = self._experiment_name or (above.experiment.name if above is not None else None)
         if experiment is None and handed is None:
             experiment = study.study_name.replace("'", "_")[: validation.EXPERIMENT_NAME_CHARACTERS_MAX]
-        run = fluent.new_run(experiment or None, str(number), tags)
+        run = starting.new_run(experiment or None, str(number), tags)
         training.trials.add(run)
         return run
 

@@ -21,7 +21,7 @@ import joblib
 from sklearn.base import BaseEstimator
 from sklearn.metrics import check_scoring
 
-from trainspool import active, fluent
+from trainspool import active, starting
 from trainspool.complaints import warn
 from trainspool.entities import Experiment
 from trainspool.integrations import training
@@ -128,7 +128,7 @@ def _log_search(run: Run, search: Any) -> None:
         training.log_numbers(run, {"best_cv_score": search.best_score_}, None)
     results = search.cv_results_
     for number, params in enumerate(results["params"]):
-        candidate = fluent.new_run(run.experiment.name or None, f"candidate {number}", {fluent.PARENT: run.run_id})
+        candidate = starting.new_run(run.experiment.name or None, f"candidate {number}", {starting.PARENT: run.run_id})
         training.log_params(candidate, params)
         for column, values in results.items():
             _log_column(candidate, column, values[number])

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from trainspool import active, fluent, validation
+from trainspool import active, destination, starting, validation
 from trainspool.artifacts import PROBLEM_CHARACTERS, PROBLEM_TAG
 from trainspool.complaints import warn
 from trainspool.run import Run
@@ -97,12 +97,12 @@ def outer_run() -> Run | None:
 
 def _begin(run_id: str | None, experiment_name: str | None, run_name: str | None) -> Run:
     if run_id is None and active.own_stack():  # within another training, and no part of it
-        run = fluent.new_run(experiment_name, run_name)
+        run = starting.new_run(experiment_name, run_name)
         active.push(run)
         return run
-    handed = run_id is None and fluent.handed_run_id() is not None  # it is in the experiment it is in
-    experiment_id = None if experiment_name is None or handed else fluent._named(experiment_name).experiment_id
-    return fluent.start_run(run_id, experiment_id, run_name, nested=run_id is not None)
+    handed = run_id is None and starting.handed_run_id() is not None  # it is in the experiment it is in
+    experiment_id = None if experiment_name is None or handed else destination.named(experiment_name).experiment_id
+    return starting.start_run(run_id, experiment_id, run_name, nested=run_id is not None)
 
 
 def _end_abandoned() -> None:

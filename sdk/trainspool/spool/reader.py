@@ -6,189 +6,25 @@ Source: sdk/docs/spool-format.md, "Torn tail or damage?". Plain `pread` on one k
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import re
-import stat
-import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgpack
-
-from trainspool.errors import ChecksumMismatch, MalformedFrame, SpoolError, UnknownFormatVersion, UnsafeSpool
-from trainspool.spool import events, frame, layout, trimmed
+from trainspool.errors import SpoolError, UnknownFormatVersion
+from trainspool.spool import frame, trimmed
 from trainspool.spool.frame import HEADER_BYTES, Header
+from trainspool.spool.items import Damage, Frame, Item, Opened, counts_within, definitions_in, identity_in
 from trainspool.spool.layout import SegmentName
+from trainspool.spool.listing import Listing
 from trainspool.spool.reach import Reach
 from trainspool.spool.segment import ENDED_IN_ORDER
+from trainspool.spool.segmentview import READ_BYTES, SegmentView
 
-READ_BYTES = 256 * 1024
 WALK_BYTES = 4096
-MTIME_MARGIN_NS = 100_000_000  # a folder may change twice within one tick of the file system's clock
-LISTING_AGE_NS = 5_000_000_000  # and the clock of a file server is not ours
-RESYNC_BYTES = 1 << 20
-FALSE_HEADERS_MAX = 4096  # in one segment: what looks like a header so often was made to keep us busy
 STEPS_MAX = 1024  # frames, damages, segments in one call: a stream of nothing else must not keep the others waiting
 NEIGHBOURS = 8  # segments on either side that may hold the same frames: a rewrite reaches back 8 MiB
-
-
-_MALFORMED = (ValueError, TypeError, LookupError, msgpack.exceptions.UnpackException)
-
-
-class Frame(NamedTuple):
-    """What one data frame adds to what was read before; a frame known in part is cut to its new part."""
-
-    offset: int
-    end: int
-    definitions: bytes
-    events: bytes
-    event_count: int
-    point_count: int
-
-
-class Opened(NamedTuple):
-    """What a reader must know before the frames that follow; comes several times per segment, repeats are harmless."""
-
-    identity: dict[str, Any]
-    dictionary: bytes
-    path: Path
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A part of a stream that cannot be read: where, how much, why. Reading goes on behind it."""
-
-    path: Path
-    at: int
-    """Byte in the file where a frame should have begun."""
-    begin: int
-    """Stream offsets [begin, end) are lost; equal if what is damaged held no events."""
-    end: int
-    events: int
-    points: int
-    reason: str
-    exact: bool = True
-    """False: nothing behind the damage says how much it was."""
-
-    def error(self) -> SpoolError:
-        kind = ChecksumMismatch if "checksum" in self.reason else MalformedFrame
-        count = f"{self.events} events with {self.points} points" if self.exact else "an unknown number of events"
-        lost = f"{self.reason} (stream offsets {self.begin}-{self.end}, {count} lost)"
-        kept, next_step = "everything before and behind it", f"trainspool verify {self.path.parent}"
-        return kind(lost, self.path, self.at, kept, next_step)
-
-    def __str__(self) -> str:
-        return str(self.error())
-
-
-Item = Frame | Opened | Damage
-
-
-def open_owned(path: Path | str, owner: int) -> int:
-    """Open a file of *owner* for reading; a link, device, pipe or someone else's file is refused.
-
-    Raises:
-        UnsafeSpool: it is not a plain file of *owner*.
-        OSError: it cannot be opened, FileNotFoundError among them.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if os.path.islink(path):
-            raise _unsafe(path, "a symbolic link stands") from error
-        raise
-    info = os.fstat(fd)
-    if stat.S_ISREG(info.st_mode) and info.st_uid == owner:
-        return fd
-    os.close(fd)
-    raise _unsafe(path, f"a file of user {info.st_uid}, type {stat.S_IFMT(info.st_mode):o}, stands")
-
-
-def _unsafe(path: Path | str, what: str) -> UnsafeSpool:
-    kept = "everything; the file was not read"
-    return UnsafeSpool(f"{what} where a plain file of the stream's owner should be", path, 0, kept, f"ls -l {path}")
-
-
-class _Segment:
-    """One open segment, how far it is read, and a window of its bytes."""
-
-    def __init__(self, folder: Path, name: SegmentName, owner: int) -> None:
-        self.name, self.path = name, folder / str(name)
-        self.fd = open_owned(self.path, owner)
-        self.at = 0
-        self.sealed = False
-        self._window, self._window_at, self._window_ends = b"", 0, False
-        self._false_headers = 0
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether the window reached the end of the file, and all of it is read."""
-        return self._window_ends and self.at == self._window_at + len(self._window)
-
-    def forget(self) -> None:
-        """Drop the window: what was the end of the file may have grown."""
-        self._window, self._window_ends = b"", False
-
-    def look(self, at: int, length: int, read_bytes: int = READ_BYTES) -> memoryview:
-        """Return up to *length* bytes at *at*, fewer at the end of the file."""
-        begin = at - self._window_at
-        if begin < 0 or begin + length > len(self._window):
-            wanted = max(length, read_bytes)
-            self._window, self._window_at, begin = os.pread(self.fd, wanted, at), at, 0
-            self._window_ends = len(self._window) < wanted
-        return memoryview(self._window)[begin : begin + length]
-
-    def header(self, read_bytes: int = READ_BYTES) -> Header | None:
-        data = self.look(self.at, HEADER_BYTES, read_bytes)
-        return frame.parse_header(data) if data else None
-
-    def size(self) -> int:
-        return os.fstat(self.fd).st_size
-
-    def resynchronise(self, stream: bytes) -> Header | None:
-        """Move behind the bad bytes onto the next valid header of *stream*; without one, to the end of the file."""
-        mark, at = re.compile(re.escape(frame.MAGIC) + b"(?s:....)" + re.escape(stream)), self._behind_hole(self.at + 1)
-        while len(data := os.pread(self.fd, RESYNC_BYTES + HEADER_BYTES, at)) >= HEADER_BYTES:
-            found = mark.search(data)
-            while found and found.start() <= len(data) - HEADER_BYTES:
-                header = frame.parse_header(memoryview(data)[found.start() : found.start() + HEADER_BYTES])
-                if header is not None:
-                    self.at = at + found.start()
-                    return header
-                self._false_headers += 1
-                if self._false_headers > FALSE_HEADERS_MAX:
-                    self.at = self.size()
-                    return None
-                found = mark.search(data, found.start() + 1)
-            at = self._behind_hole(at + len(data) - HEADER_BYTES + 1)
-        self.at = self.size()
-        return None
-
-    def has_seal(self, stream: bytes) -> bool:
-        """Whether a seal is the last thing in the file."""
-        size = self.size()
-        for length in (HEADER_BYTES, HEADER_BYTES + len(ENDED_IN_ORDER)):
-            data = os.pread(self.fd, length, max(0, size - length))
-            with contextlib.suppress(frame.UnknownVersion):
-                header = frame.parse_header(data) if len(data) == length else None
-                body = data[HEADER_BYTES:]
-                if header is not None and (header.kind, header.stream) == (frame.SEAL, stream):
-                    return header.body_length == len(body) and frame.body_is_sound(header, body)
-        return False
-
-    def _behind_hole(self, at: int) -> int:
-        """Return where data begins, at *at* or behind: a hole of terabytes costs whoever made it nothing."""
-        try:
-            return os.lseek(self.fd, at, os.SEEK_DATA)
-        except OSError as error:
-            return self.size() if error.errno == errno.ENXIO else at
-
-    def close(self) -> None:
-        os.close(self.fd)
 
 
 class StreamReader:
@@ -226,8 +62,8 @@ class StreamReader:
         self._bad: tuple[Path, int, str] | None = None
         self._sealed_at = -1
         self._writer_alive, self._from_afar = writer_alive, from_afar
-        self._segment: _Segment | None = None
-        self._listing: tuple[int, int, list[SegmentName]] = (0, -1, [])
+        self._segment: SegmentView | None = None
+        self._listing = Listing(self.folder)
         self._first: SegmentName | None = None
         self._known: list[SegmentName] = []
         self._opened_at = 0
@@ -302,7 +138,7 @@ class StreamReader:
         if header.kind == frame.DATA:
             self._take_data(header, body, items)
         elif header.kind == frame.IDENTITY:
-            self.identity = _identity(body)
+            self.identity = identity_in(body)
             items.append(Opened(self.identity, b"", segment.path))
         elif header.kind == frame.DICTIONARY:
             items.append(Opened(self.identity, bytes(body), segment.path))
@@ -320,7 +156,7 @@ class StreamReader:
         after = header.events_before + header.events, header.points_before + header.points
         if header.end > self.offset:
             known = self.offset - header.offset
-            before = self.counts or _counts_within(header, data[:known])
+            before = self.counts or counts_within(header, data[:known])
             if known > 0:  # what its first part defines may be used in the second
                 definitions += definitions_in(data[:known])
             new = bytes(data[known:])
@@ -359,7 +195,7 @@ class StreamReader:
         segment = self._segment
         assert segment is not None
         # The folder first, then the file again: the writer may have filled this one and begun the next since we looked.
-        names = self._list()
+        names = self._listing.names()
         segment.forget()
         if self._step(items, WALK_BYTES):
             return True
@@ -375,7 +211,7 @@ class StreamReader:
             return self._go_on(names, items)
         return self._bad_header(names, items)
 
-    def _is_header_start(self, segment: _Segment, length: int) -> bool:
+    def _is_header_start(self, segment: SegmentView, length: int) -> bool:
         data = bytes(segment.look(segment.at, length))
         return (frame.MAGIC + bytes([frame.VERSION])).startswith(data[:5]) and self.stream.startswith(data[8:24])
 
@@ -459,22 +295,8 @@ class StreamReader:
 
     # -- from segment to segment
 
-    def _list(self) -> list[SegmentName]:
-        """The segments. The last listing serves again while the folder has not changed since well before it."""
-        try:
-            changed_ns = os.stat(self.folder).st_mtime_ns
-        except FileNotFoundError:
-            return []
-        now_ns = time.time_ns()
-        listed_ns, seen_ns, names = self._listing
-        fresh = listed_ns - changed_ns > MTIME_MARGIN_NS and 0 <= now_ns - listed_ns < LISTING_AGE_NS
-        if not fresh or seen_ns != changed_ns:
-            names = layout.segments(self.folder)
-            self._listing = now_ns, changed_ns, names
-        return names
-
     def _begin(self) -> bool:
-        names = self._list()
+        names = self._listing.names()
         if not names:
             return False
         begin = trimmed.offset(self.folder)
@@ -485,9 +307,9 @@ class StreamReader:
         return self._open(self._first)
 
     def _open(self, name: SegmentName) -> bool:
-        segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
+        segment = SegmentView(self.folder, name, os.stat(self.folder).st_uid)
         self.close()
-        self._segment, self._known, self._opened_at = segment, self._list(), self.offset
+        self._segment, self._known, self._opened_at = segment, self._listing.names(), self.offset
         return True
 
     def _bridge(self, names: list[SegmentName]) -> tuple[bool, bool]:
@@ -510,7 +332,7 @@ class StreamReader:
                 and known.is_of(self.folder / str(name))
             ):
                 continue
-            segment = _Segment(self.folder, name, os.stat(self.folder).st_uid)
+            segment = SegmentView(self.folder, name, os.stat(self.folder).st_uid)
             try:
                 reach = self._reach_of(segment)
                 if any(self._is_sound_at(segment, at) for at in reach.places_of(self.offset)):
@@ -521,7 +343,7 @@ class StreamReader:
                 return False, True
         return False, False
 
-    def _reach_of(self, segment: _Segment) -> Reach:
+    def _reach_of(self, segment: SegmentView) -> Reach:
         reach, size = self._reaches.pop(segment.name, None) or Reach(), segment.size()
         if size < reach.size:
             reach = Reach()
@@ -535,7 +357,7 @@ class StreamReader:
             del self._reaches[next(iter(self._reaches))]
         return reach
 
-    def _walk(self, segment: _Segment) -> Iterator[Header]:
+    def _walk(self, segment: SegmentView) -> Iterator[Header]:
         """Yield every valid header of a segment from where it stands, whatever its body is."""
         while segment.look(segment.at, 1, WALK_BYTES):
             header = segment.header(WALK_BYTES)
@@ -546,7 +368,7 @@ class StreamReader:
             segment.at += HEADER_BYTES + header.body_length
 
     @staticmethod
-    def _is_sound_at(segment: _Segment, at: int) -> bool:
+    def _is_sound_at(segment: SegmentView, at: int) -> bool:
         segment.at = at
         header = segment.header()
         if header is None:
@@ -571,29 +393,3 @@ class StreamReader:
         what = f"a frame of format version {error.args[0]}, this trainspool reads version {frame.VERSION}"
         kept = "everything before it is read, the segment stays as it is"
         return UnknownFormatVersion(what, self.path, at, kept, "pip install --upgrade 'trainspool[agent]'")
-
-
-def definitions_in(data: bytes | memoryview) -> bytes:
-    """Return the definitions among the events of *data*, packed again."""
-    found: list[bytes] = []
-    with contextlib.suppress(*_MALFORMED):  # those before what is malformed
-        found += (events.pack(*event) for event in events.decode(data) if event[0] in events.DEFINITIONS)
-    return b"".join(found)
-
-
-def _identity(body: memoryview) -> dict[str, Any]:
-    try:
-        found = next(iter(events.unpacker(body)), None)
-    except _MALFORMED:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _counts_within(header: Header, known: memoryview) -> tuple[int, int]:
-    """Events and points before the end of *known*, the part of a frame that was read before."""
-    count = points = 0
-    with contextlib.suppress(*_MALFORMED):  # a cursor may say anything, the middle of an event too
-        for event in events.decode(known):
-            if event[0] not in events.DEFINITIONS:
-                count, points = count + 1, points + events.points_in(event)
-    return header.events_before + count, header.points_before + points

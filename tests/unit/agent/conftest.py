@@ -12,7 +12,8 @@ import msgpack
 import pytest
 
 from trainspool.spool import events, layout, lock
-from trainspool.spool.reader import Damage, Frame, StreamReader
+from trainspool.spool.items import Damage, Frame
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.ring import Ring
 from trainspool.spool.segment import SegmentWriter
 from trainspool_agent.daemon import Agent

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from handmade import Stream, contents, feed, open_store
 
 from trainspool.spool import events
-from trainspool.spool.reader import Frame, StreamReader
+from trainspool.spool.items import Frame
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.segment import SegmentWriter
 from trainspool_agent.compact import Dictionary, compact
 from trainspool_agent.drain import drain

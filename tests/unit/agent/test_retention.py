@@ -15,7 +15,8 @@ import msgpack
 import pytest
 
 from trainspool.spool import events, files, layout, quota, trimmed
-from trainspool.spool.reader import Damage, Frame, StreamReader
+from trainspool.spool.items import Damage, Frame
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.segment import SegmentWriter
 from trainspool_agent import checkpoint, cursor, replay, retention, verify
 from trainspool_agent.look import spool as inspect_spool

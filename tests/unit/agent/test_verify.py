@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from trainspool.spool import events as ev
 from trainspool.spool import files, frame, layout
 from trainspool.spool.files import Files
-from trainspool.spool.reader import Damage, Frame, StreamReader
+from trainspool.spool.items import Damage, Frame
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.segment import SegmentWriter
 from trainspool_agent import cursor, verify
 from trainspool_agent.cli import main

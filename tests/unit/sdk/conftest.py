@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import spooled
 
-from trainspool import active, fluent, leaving, source
+import trainspool as mlflow
+from trainspool import active, destination, leaving, source
 from trainspool.stream import stream
 
 
@@ -26,8 +27,8 @@ def let_go() -> None:
     for remembered in (active._process, active._open, active._last, active._stack_of):
         remembered.clear()
     active._thread.stack = active._Stack()
-    fluent._experiment.clear()
-    fluent._uri_said.clear()
+    destination.chosen.clear()
+    destination._uri_said.clear()
     leaving._uncaught.clear()
     source.user.cache_clear()
 
@@ -46,3 +47,14 @@ def here(place: spooled.Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[spoo
     let_go()
     for name in [name for name in os.environ if name.startswith("TRAINSPOOL_")]:
         del os.environ[name]
+
+
+@pytest.fixture
+def seen(here: spooled.Place) -> spooled.Seen:
+    """What the stream holds now."""
+
+    def look() -> spooled.Held:
+        assert mlflow.flush(timeout=20)
+        return here.stream()
+
+    return look

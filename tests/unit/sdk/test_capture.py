@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from filesystems import mounted
-from spooled import Held, Place
+from spooled import Seen
 
 import trainspool as mlflow
 from trainspool import capture, captures, staging
@@ -261,17 +261,8 @@ def test_a_small_file_is_captured_at_once_even_so(no_clones: NoClones, tmp_path:
 # -- the calls ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def seen(here: Place) -> Callable[[], Held]:
-    def look() -> Held:
-        assert mlflow.flush(timeout=20)
-        return here.stream()
-
-    return look
-
-
 def test_each_way_of_the_call_is_said_in_the_event(
-    seen: Callable[[], Held], no_clones: NoClones, source: Path, tmp_path: Path
+    seen: Seen, no_clones: NoClones, source: Path, tmp_path: Path
 ) -> None:
     assert mlflow.log_artifact(source, "copied").how == ("copied",)
     assert mlflow.log_artifact(source, "linked", link=True).how == ("linked",)
@@ -294,14 +285,14 @@ def test_each_way_of_the_call_is_said_in_the_event(
     assert set(held.artifacts.values()) == {LARGE}
 
 
-def test_only_one_way_at_a_time(seen: Callable[[], Held], source: Path) -> None:
+def test_only_one_way_at_a_time(seen: Seen, source: Path) -> None:
     with pytest.raises(TrainspoolException, match="exclude each other"):
         mlflow.log_artifact(source, move=True, link=True)
     assert source.exists()
 
 
 def test_flush_waits_for_what_is_copied_in_the_background(
-    seen: Callable[[], Held], source: Path, monkeypatch: pytest.MonkeyPatch
+    seen: Seen, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
     monkeypatch.setattr(files, "fs", NoClones(lambda: go_on.wait(20)))
@@ -313,7 +304,7 @@ def test_flush_waits_for_what_is_copied_in_the_background(
 
 
 def test_a_failure_in_the_background_is_reported_on_the_run(
-    seen: Callable[[], Held], source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    seen: Seen, source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Full(NoClones):
         def copy_range(self, source: int, target: int, count: int) -> int:
@@ -325,7 +316,7 @@ def test_a_failure_in_the_background_is_reported_on_the_run(
 
 
 def test_thousands_of_large_files_in_the_background_need_few_descriptors(
-    seen: Callable[[], Held], no_clones: NoClones, tmp_path: Path
+    seen: Seen, no_clones: NoClones, tmp_path: Path
 ) -> None:
     (tmp_path / "many").mkdir()
     for number in range(120):
@@ -342,7 +333,7 @@ def test_thousands_of_large_files_in_the_background_need_few_descriptors(
 
 
 def test_a_file_that_cannot_be_one_leaves_those_before_it_captured(
-    seen: Callable[[], Held], no_clones: NoClones, tmp_path: Path
+    seen: Seen, no_clones: NoClones, tmp_path: Path
 ) -> None:
     (tmp_path / "some").mkdir()
     (tmp_path / "some/a").write_bytes(LARGE)
@@ -353,7 +344,7 @@ def test_a_file_that_cannot_be_one_leaves_those_before_it_captured(
 
 
 def test_a_full_ring_leaves_nothing_of_a_background_capture(
-    seen: Callable[[], Held], no_clones: NoClones, source: Path, monkeypatch: pytest.MonkeyPatch
+    seen: Seen, no_clones: NoClones, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow.log_metric("the stream", 0)
     before = os.listdir("/proc/self/fd")
@@ -373,7 +364,7 @@ def test_a_source_changed_before_its_copy_begins_is_said(no_clones: NoClones, so
 
 
 def test_a_signal_handler_may_log_artifacts_while_the_background_is_full(
-    seen: Callable[[], Held], source: Path, monkeypatch: pytest.MonkeyPatch
+    seen: Seen, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow.log_metric("the stream", 0)
     go_on, here = threading.Event(), threading.current_thread()
@@ -396,7 +387,7 @@ def test_a_signal_handler_may_log_artifacts_while_the_background_is_full(
 
 
 def test_a_file_too_large_for_what_is_free_is_refused_before_it_is_copied(
-    seen: Callable[[], Held], source: Path, no_clones: NoClones
+    seen: Seen, source: Path, no_clones: NoClones
 ) -> None:
     os.truncate(source, 1 << 43)  # a hole
     assert mlflow.log_artifact(source).how == ("failed",)
@@ -406,7 +397,7 @@ def test_a_file_too_large_for_what_is_free_is_refused_before_it_is_copied(
 # -- a path to write to ---------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_to_the_given_path_is_published_without_a_copy(seen: Callable[[], Held]) -> None:
+def test_what_is_written_to_the_given_path_is_published_without_a_copy(seen: Seen) -> None:
     with mlflow.artifact_path("ckpt/last.pt") as path:
         assert path.endswith("-last.pt")
         Path(path).write_bytes(LARGE)
@@ -417,7 +408,7 @@ def test_what_is_written_to_the_given_path_is_published_without_a_copy(seen: Cal
     assert [one.stat().st_ino for one in (held.folder / "staging").iterdir()] == [inode]
 
 
-def test_a_folder_written_to_the_given_path_is_published_with_all_it_holds(seen: Callable[[], Held]) -> None:
+def test_a_folder_written_to_the_given_path_is_published_with_all_it_holds(seen: Seen) -> None:
     with mlflow.artifact_path("model") as path:
         os.makedirs(f"{path}/deep")
         Path(path, "config.json").write_text("{}")
@@ -427,7 +418,7 @@ def test_a_folder_written_to_the_given_path_is_published_with_all_it_holds(seen:
     assert held.folder is not None and all(one.is_file() for one in (held.folder / "staging").iterdir())
 
 
-def test_a_block_that_fails_publishes_nothing(seen: Callable[[], Held]) -> None:
+def test_a_block_that_fails_publishes_nothing(seen: Seen) -> None:
     with pytest.raises(KeyError), mlflow.artifact_path("x") as path:
         Path(path).write_bytes(b"half")
         raise KeyError
@@ -437,9 +428,7 @@ def test_a_block_that_fails_publishes_nothing(seen: Callable[[], Held]) -> None:
     assert held.artifacts == {} and (held.folder is None or list((held.folder / "staging").iterdir()) == [])
 
 
-def test_a_spool_that_takes_nothing_does_not_fail_the_block(
-    seen: Callable[[], Held], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_spool_that_takes_nothing_does_not_fail_the_block(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow.log_metric("a", 1)
 
     def refused(folder: str, size: int) -> None:

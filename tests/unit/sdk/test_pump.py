@@ -17,7 +17,8 @@ from failing_files import FailingFiles
 from trainspool import pump as pump_module
 from trainspool.pump import Pump
 from trainspool.spool import events, files, layout
-from trainspool.spool.reader import Damage, Frame, Opened, StreamReader
+from trainspool.spool.items import Damage, Frame, Opened
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.ring import Ring
 
 STREAM = bytes(range(16))

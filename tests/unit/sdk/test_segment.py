@@ -9,7 +9,8 @@ import pytest
 from failing_files import FailingFiles
 
 from trainspool.spool import events, files, frame, layout
-from trainspool.spool.reader import Frame, StreamReader
+from trainspool.spool.items import Frame
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.segment import ATTEMPTS_MAX, SegmentWriter
 
 STREAM = bytes(range(16))

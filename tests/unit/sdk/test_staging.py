@@ -7,11 +7,10 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from spooled import Held, Place
+from spooled import Place, Seen
 
 import trainspool as mlflow
 from trainspool import capture, staging
@@ -19,16 +18,6 @@ from trainspool.errors import TrainspoolException
 from trainspool.spool import events, files
 
 pytestmark = pytest.mark.usefixtures("here")
-Seen = Callable[[], Held]
-
-
-@pytest.fixture
-def seen(here: Place) -> Seen:
-    def look() -> Held:
-        assert mlflow.flush(timeout=20)
-        return here.stream()
-
-    return look
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from trainspool.errors import UnknownFormatVersion, UnsafeSpool
-from trainspool.spool import events, frame, layout, reader
-from trainspool.spool.reader import Damage, Frame, Opened, StreamReader
+from trainspool.spool import events, frame, layout
+from trainspool.spool.items import Damage, Frame, Item, Opened
+from trainspool.spool.reader import StreamReader
 from trainspool.spool.segment import SegmentWriter
 
 STREAM = bytes(range(16))
@@ -67,20 +68,20 @@ def writing(tmp_path: Path) -> Writing:
     return made
 
 
-def read_all(source: StreamReader, limit: int = 1 << 20) -> list[reader.Item]:
-    items: list[reader.Item] = []
+def read_all(source: StreamReader, limit: int = 1 << 20) -> list[Item]:
+    items: list[Item] = []
     while more := source.read(limit):
         items += more
     source.close()
     return items
 
 
-def steps(items: list[reader.Item]) -> list[int]:
+def steps(items: list[Item]) -> list[int]:
     found = [event for item in items if isinstance(item, Frame) for event in events.decode(item.events)]
     return [event[4] for event in found if event[0] == events.POINT]
 
 
-def damages(items: list[reader.Item]) -> list[Damage]:
+def damages(items: list[Item]) -> list[Damage]:
     return [item for item in items if isinstance(item, Damage)]
 
 
@@ -377,7 +378,7 @@ def test_damage_says_what_where_what_was_kept_and_what_to_do() -> None:
 
 
 def new_steps(source: StreamReader) -> list[int]:
-    items: list[reader.Item] = []
+    items: list[Item] = []
     while more := source.read(1 << 20):
         items += more
     return steps(items)

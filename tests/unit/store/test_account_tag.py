@@ -119,7 +119,7 @@ def test_a_run_that_cannot_be_made_durable_takes_none_of_the_others_with_it(
         if state.run_id == RUN:
             raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("trainspool_agent.store.writer.write_account", refuse)
+    monkeypatch.setattr("trainspool_agent.store.durable.write_account", refuse)
     with pytest.raises(OSError, match="No space"):
         asyncio.run(store.make_durable(all=True))
     assert store.is_settled(ref, other.id)

@@ -13,7 +13,7 @@ from handmade import Stream, feed_async, open_store
 from trainspool.spool import events as ev
 from trainspool_agent import checkpoint
 from trainspool_agent.compact import Dictionary
-from trainspool_agent.store import runs, writer
+from trainspool_agent.store import durable, runs
 
 RUN = "a" * 32
 
@@ -69,7 +69,7 @@ def test_a_cancelled_caller_s_sync_is_done_before_the_next_one_begins(
     stream.point(run, "loss", 0.5, 1)
     stream.frame()
     store = open_store(tmp_path / "mlruns")
-    real, entered, go_on, at_work = writer._sync_and_write, threading.Event(), threading.Event(), threading.Lock()
+    real, entered, go_on, at_work = durable._sync_and_write, threading.Event(), threading.Event(), threading.Lock()
 
     def alone(*arguments: Any) -> None:
         assert at_work.acquire(blocking=False), "two at once: one takes the other's files away"
@@ -82,7 +82,7 @@ def test_a_cancelled_caller_s_sync_is_done_before_the_next_one_begins(
 
     async def leave() -> None:
         await feed_async(store, stream, tmp_path, frames=stream.frames, dictionary=Dictionary())
-        monkeypatch.setattr(writer, "_sync_and_write", alone)
+        monkeypatch.setattr(durable, "_sync_and_write", alone)
         helper = asyncio.create_task(store.make_durable(all=True))
         await asyncio.to_thread(entered.wait, 5)
         helper.cancel()
