@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What killed processes leave in the system's temporary folder goes the way of pytest's own folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[spooled.Place]:
     """A spool, a store and a ring folder of this test's own."""
@@ -40,8 +51,6 @@ def place(tmp_path: Path) -> Iterator[spooled.Place]:
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """A fresh seed, printed where a test fails; set TEST_SEED to repeat one. In CI always the same one."""
-    import os
-
     fresh = CI_SEED if "CI" in os.environ else random.SystemRandom().randrange(1 << 31)
     chosen = int(os.environ.get("TEST_SEED") or fresh)
     print(f"seed {chosen}: TEST_SEED={chosen} pytest {request.node.nodeid!r}")
