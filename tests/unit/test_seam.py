@@ -29,7 +29,7 @@ NO_SPOOL_NO_STORE = {
     "sdk/trainspool/autostart.py": {"open", "mkdir", "write_text"},
     "agent/trainspool_agent/agentlock.py": {"os.open", "os.pwrite", "os.ftruncate"},
     "agent/trainspool_agent/health.py": {"os.open", "open", "os.rename"},
-    "agent/trainspool_agent/daemon.py": {"os.open", "os.replace"},
+    "agent/trainspool_agent/service.py": {"os.open", "os.replace"},
     "agent/trainspool_agent/sync.py": {"mkdir", "write_bytes"},
     "agent/trainspool_agent/takeover.py": {"mkdir", "shutil.rmtree"},
     # Locks are taken on descriptors that could write; nothing is written.

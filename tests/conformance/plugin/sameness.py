@@ -49,8 +49,9 @@ def _logged(snap: recipe.Snapshot, run_id: str) -> dict[str, Any]:
         "below": sorted(snap[parent]["params"].items()) if parent else None,
         "status": seen["info"]["status"],
         "tags": _tags(seen["tags"]),
+        # Sorted: the asynchronous mode of stock MLflow, which Hugging Face uses, writes points in any order.
         "history": {
-            key: [(step, value) for _, step, value in found]
+            key: sorted((step, value) for _, step, value in found)
             for key, found in points.items()
             if not _DURATION.search(key)
         },

@@ -86,8 +86,10 @@ def test_forked_children_log_to_the_parents_run(box: Box) -> None:
 
 
 def test_threads_log_to_runs_of_no_thread_which_end_with_their_process(box: Box) -> None:
-    for run_id in said(run(box, scripts.THREADS), "RUNS").split():
-        until(lambda run_id=run_id: box.status_of(run_id) == FINISHED, "the run ends")  # type: ignore[misc]
+    run_ids = said(run(box, scripts.THREADS), "RUNS").split()
+    until(lambda: all(box.status_of(run_id) == FINISHED for run_id in run_ids), "the runs end")
+    until(box.is_quiet, "their checkpoints are written")
+    for run_id in run_ids:
         box.stored()[run_id].check_account()
 
 

@@ -161,7 +161,7 @@ def simulated() -> Iterator[None]:
         "time.monotonic_ns": lambda: int(world().mono * 1e9),
         "time.time": lambda: _world[-1].wall_ns / 1e9 if _world else _real_time_ns() / 1e9,
         "time.time_ns": lambda: _world[-1].wall_ns if _world else _real_time_ns(),
-        "trainspool.spool.reader.time": _TrueClock,
+        "trainspool.spool.listing.time": _TrueClock,
         "os.urandom": lambda count: _world[-1].random.randbytes(count) if _world else _real_urandom(count),
         "os.open": _open,
         **{f"os.{name}": _counting(name) for name in _CHANGING},
