@@ -54,6 +54,12 @@ def load(folder: str, boot_id: str) -> dict[str, Any] | None:
     )
 
 
+def is_of_another_boot(folder: str, boot_id: str) -> bool:
+    """Whether the applied checkpoint in a run's *folder* counts in another boot, of another machine perhaps."""
+    applied = _read(f"{folder}/{APPLIED}")
+    return applied is not None and applied.get("boot") != boot_id
+
+
 def last_serial(folder: str) -> int:
     """Return the largest serial in a run's *folder*, whether or not its checkpoint counts in this boot."""
     both = (_read(f"{folder}/{APPLIED}"), _read(f"{folder}/{DURABLE}"))

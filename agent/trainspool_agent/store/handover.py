@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -236,12 +237,12 @@ class Handover:
                 self._done(streams)
 
     async def _publish_locked(self, state: RunState, begun: list[_Begun], streams: set[str]) -> None:
-        if state is not self._memory.peek(state.run_id):
-            return  # another agent took the run meanwhile
-        self._holding.take(state.run_id)
+        if self._holding.take(state.run_id) is not state:
+            return  # another agent had the run meanwhile, and what it put there may be newer
         failed: OSError | None = None
         ours = [one for one in begun if state.expected.get(one.expected.artifact.path) is one.expected]
-        for one, why in await to_its_end(asyncio.to_thread(_publish_all, ours, state.folder)):
+        is_ours = partial(self._holding.surely_has, state.run_id)
+        for one, why in await to_its_end(asyncio.to_thread(_publish_all, ours, state.folder, is_ours)):
             if isinstance(why, Refused):
                 _refuse(state, one.expected, why)
             elif why is None and one.transfer is not None and one.transfer.ready:
@@ -352,14 +353,18 @@ def _begin(one: Expected, work: str, boot_id: str) -> _Begun:
     return _Begun(one, transfer, None)
 
 
-def _publish_all(ready: list[_Begun], run_folder: str) -> list[tuple[_Begun, Refused | NotYet | OSError | None]]:
+def _publish_all(
+    ready: list[_Begun], run_folder: str, is_ours: Callable[[], bool]
+) -> list[tuple[_Begun, Refused | NotYet | OSError | None]]:
     """Give each that is ready its name; return what came of each."""
-    return [(one, _publish(one, run_folder)) for one in ready]
+    return [(one, _publish(one, run_folder, is_ours)) for one in ready]
 
 
-def _publish(one: _Begun, run_folder: str) -> Refused | NotYet | OSError | None:
+def _publish(one: _Begun, run_folder: str, is_ours: Callable[[], bool]) -> Refused | NotYet | OSError | None:
     if one.transfer is None or not one.transfer.ready or one.why is not None:
         return one.why
+    if not is_ours():
+        return NotYet("this agent stood still, and another may carry the run")
     try:
         one.transfer.publish(run_folder)
     except (Refused, OSError) as error:

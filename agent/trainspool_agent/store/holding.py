@@ -21,8 +21,17 @@ class Holding:
         """Runs of which another agent's checkpoint, now ours, may know less than we had applied: to be read again."""
 
     def has(self, run_id: str) -> bool:
-        """Whether we carry the run, for sure."""
-        return self._leases.has(run_id)
+        """Whether we carry the run, for sure; if it was taken from us meanwhile, what we know of it is forgotten."""
+        had = self._leases.had(run_id)
+        if self._leases.has(run_id):
+            return True
+        if had:
+            self._lose(run_id)
+        return False
+
+    def surely_has(self, run_id: str) -> bool:
+        """The same from any thread, without a look at the disk; False if only that could tell."""
+        return self._leases.surely_has(run_id)
 
     def is_asked(self, run_id: str) -> bool:
         """Whether another agent waits for the run: nothing more is to be begun with it."""
@@ -34,8 +43,9 @@ class Holding:
         Raises:
             RunHeld: another agent carries the run.
         """
+        held = self.has(run_id)
         state = self._memory.get(run_id)
-        if self._leases.has(run_id):
+        if held:
             if self._leases.is_asked(run_id):
                 raise RunHeld(run_id, "this agent until the one that asked for it has it")
             return state
@@ -49,6 +59,9 @@ class Holding:
             self.fallen.add(run_id)
         # A checkpoint of another machine's boot may not count here: ours must be newer than that one, too.
         state.serial = max(state.serial, checkpoint.last_serial(state.folder))
+        if state.experiment is not None and checkpoint.is_of_another_boot(state.folder, self._boot_id):
+            # What it knows is applied once more, older values over newer ones: it must not count again after that.
+            checkpoint.write_applied(state.folder, state.encode(self._boot_id))
         return state
 
     def take_new(self, run_id: str, experiment: Experiment) -> None:
@@ -58,7 +71,7 @@ class Holding:
             RunHeld, RunMoved: another agent was faster.
         """
         folder = f"{experiment.folder}/{run_id}"
-        if self._leases.has(run_id):
+        if self.has(run_id):
             return
         try:
             self._leases.take(run_id, folder)
@@ -70,14 +83,18 @@ class Holding:
 
     def check(self, state: RunState) -> None:
         """Raise RunMoved if we were stopped for so long that another agent took the run."""
-        if state is not self._memory.peek(state.run_id) or not self._leases.has(state.run_id):
+        if state is not self._memory.peek(state.run_id) or not self.has(state.run_id):
             raise RunMoved(state.run_id)
 
     def refresh(self) -> None:
         """Say that we still carry what we carry; forget what was taken from us meanwhile."""
         for run_id in self._leases.refresh():
-            self._memory.forget(run_id)
-            self.fallen.add(run_id)
+            self._lose(run_id)
+
+    def _lose(self, run_id: str) -> None:
+        """Another agent has the run. Were our state kept, our next checkpoint would be of what is no more."""
+        self._memory.forget(run_id)
+        self.fallen.add(run_id)
 
     def hand_over(self) -> None:
         """Let go of the runs that other agents wait for and that are durable."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import time
@@ -40,7 +41,7 @@ class _Held:
     folder: str
     looked_at: float  # for a wish; at first, when it was taken
     counted_at: float
-    count: int = 0
+    count: int
     asked: bool = False
 
 
@@ -72,6 +73,8 @@ class Leases:
         self._me_text = json.dumps(self._me).encode()
         self._is_gone = is_gone or (lambda other: process_of(other) is Process.GONE)
         self._asks = asks
+        # No number twice: a run let go of and taken again would look to another as if it had stood still all the while.
+        self._counts = itertools.count()
         self._held: dict[str, _Held] = {}
         self._seen: dict[str, tuple[Any, float]] = {}  # another's lease as it was, and since when
         self._yielded: dict[str, float] = {}
@@ -79,9 +82,16 @@ class Leases:
     def has(self, run_id: str) -> bool:
         """Whether we carry the run, for sure."""
         held = self._held.get(run_id)
-        if held is None:
-            return False
-        return time.monotonic() - held.counted_at < TRUST_S or self._count(run_id, held)
+        return held is not None and (self.surely_has(run_id) or self._count(run_id, held))
+
+    def had(self, run_id: str) -> bool:
+        """Whether we carried the run when we last looked."""
+        return run_id in self._held
+
+    def surely_has(self, run_id: str) -> bool:
+        """Whether we carry the run and counted not long ago: no look at the disk, so from any thread."""
+        held = self._held.get(run_id)
+        return held is not None and time.monotonic() - held.counted_at < TRUST_S
 
     def is_asked(self, run_id: str) -> bool:
         """Whether another agent waits for the run: nothing more is to be begun with it."""
@@ -107,9 +117,9 @@ class Leases:
         with _alone(folder) as alone:
             lease = _read(f"{folder}/{FILE}")
             if alone and self._is_free(run_id, lease):
-                now = time.monotonic()
-                self._write(folder, 0)
-                self._held[run_id] = _Held(folder, now, now)
+                now, count = time.monotonic(), next(self._counts)
+                self._write(folder, count)
+                self._held[run_id] = _Held(folder, now, now, count)
                 self._seen.pop(run_id, None)
                 if (_read(f"{folder}/{WISH}") or {}).get("holder") == self._me:
                     remove(f"{folder}/{WISH}")
@@ -157,7 +167,7 @@ class Leases:
                     return time.monotonic() - held.counted_at < LEASE_S
                 now = time.monotonic()
                 if self._count_up(held):
-                    held.count, held.counted_at = held.count + 1, now
+                    held.counted_at = now
                     return True
         except FileNotFoundError:
             pass  # the folder was moved or removed: whoever writes next takes it anew
@@ -169,12 +179,12 @@ class Leases:
 
     def _count_up(self, held: _Held) -> bool:
         """Write the next count if the lease is ours. In place: hundreds of runs are counted every few seconds."""
-        path = f"{held.folder}/{FILE}"
-        if files.fs.overwrite(path, self._text(held.count), self._text(held.count + 1)):
-            return True
-        if (_read(path) or {}).get("holder") != self._me:
-            return False
-        self._write(held.folder, held.count + 1)
+        path, count = f"{held.folder}/{FILE}", next(self._counts)
+        if not files.fs.overwrite(path, self._text(held.count), self._text(count)):
+            if (_read(path) or {}).get("holder") != self._me:
+                return False
+            self._write(held.folder, count)
+        held.count = count
         return True
 
     def _is_free(self, run_id: str, lease: dict[str, Any] | None) -> bool:
@@ -205,7 +215,7 @@ class Leases:
 
     def _text(self, count: int) -> bytes:
         """The lease's content; as long for every count."""
-        return b'{"holder": %b, "count": %-10d}' % (self._me_text, count)
+        return b'{"holder": %b, "count": %-15d}' % (self._me_text, count)
 
 
 def is_of_another_host(folder: str) -> bool:

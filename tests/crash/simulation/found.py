@@ -112,4 +112,42 @@ FOUND: tuple[tuple[str, int, int, str], ...] = (
         "agent rescan 2849565203, replay 2540259359, new writer 3364178447, turn 924127758, turn 800570315,"
         "log 1686272360, agent tick 2224256598, pass time 1241426766",
     ),
+    (
+        "an agent's checkpoint counted again, though another machine's had put older values over what it knew and died",
+        58836470,
+        2,
+        "start agent 1158964960, new writer 3952756187, log 4076110813, new writer 3040387178, log 4251616799,"
+        "start run 1953910772, kill writer 92746901, log 826974471, log 2955263474, turn 2877680228,"
+        "agent tick 723916368, stop agent 1455373794, take over 3687288937",
+    ),
+    (
+        "an agent that had lost a run and had it again gave an artifact the name that a newer one had by then",
+        830803268,
+        2,
+        "new writer 3238471623, log 2416550429, turn 3434542038, log 3373154040, start agent 1734068574,"
+        "agent turns 3668701441, agent turns 3762177745, turn 2126601748, take over 3710679789",
+    ),
+    (
+        "an agent stood still between asking whether a run was its own and giving an artifact its name",
+        440935073,
+        2,
+        "new writer 2701794993, log 2964400675, turn 495584088, start agent 1908146300, agent turns 1250752363,"
+        "log 2058657122, turn 688496649, take over 2293919287",
+    ),
+    (
+        "an agent that found a run taken from it kept what it knew, and wrote that as a checkpoint all the same",
+        822358514,
+        2,
+        "new writer 1979656889, turn 4115519889, replay 2136182080, log 2385243115, roll 639817881, log 780516613,"
+        "end run 731443265, start agent 933727069, log 1312593755, start run 46580326, turn 741387526,"
+        "settle 1545382120, take over 2401338197",
+    ),
+    (
+        "a run let go of and taken again counted from where another agent had seen it stand, and was taken for left",
+        584393978,
+        2,
+        "start agent 735135275, new writer 2194639171, agent tick 4103632714, turn 2349981451,"
+        "start agent 1273057861, log 387610980, new writer 862294601, new writer 2874408614, turn 106156491,"
+        "agent turns 2730506492, agent tick 2144764137, take over 963339848",
+    ),
 )
