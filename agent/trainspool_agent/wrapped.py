@@ -107,6 +107,8 @@ class _Tracked:
         import trainspool
         from trainspool import settings
 
+        for variable in settings.OF_MLFLOW:
+            os.environ.pop(variable, None)  # they are for MLflow in the command, which gets them; ours say what we do
         told = settings.load()
         if told.disabled:
             return None

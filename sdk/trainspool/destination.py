@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from trainspool import validation
+from trainspool import settings, validation
 from trainspool.entities import Experiment
 from trainspool.errors import TrainspoolException
 from trainspool.spool import events
@@ -20,24 +20,21 @@ _uri_said: list[str] = []
 
 
 def set_tracking_uri(uri: str | os.PathLike[str]) -> None:
-    """Say where runs land: a folder, as a path or a ``file:`` address.
+    """Say where runs land: a folder, as a path, a ``file:`` or a ``trainspool:`` address.
 
     Raises:
         TrainspoolException: an address of a server or database; the message says what to do.
     """
-    import urllib.parse  # loaded when asked for: importing trainspool has a budget
-
     text = os.fspath(uri)
-    scheme = urllib.parse.urlsplit(text).scheme
-    if text.startswith("file:"):
-        text = urllib.parse.unquote(urllib.parse.urlsplit(text).path)
-    elif scheme and len(scheme) > 1:
+    folder = settings.folder_of(text)
+    if folder is None:
         raise TrainspoolException(
             f"trainspool writes runs to folders; it cannot write to {text!r}. Next: set_tracking_uri('mlruns') or "
             "TRAINSPOOL_STORE=<folder>; 'mlflow migrate-filestore' takes the finished runs to a database"
         )
-    _uri_said[:] = [os.fspath(uri)]
-    stream.use_store(text or "mlruns")
+    is_default = not folder and text.startswith("trainspool:")
+    stream.use_store(stream.store if is_default else folder or "mlruns")
+    _uri_said[:] = [text]
 
 
 def get_tracking_uri() -> str:
@@ -46,8 +43,8 @@ def get_tracking_uri() -> str:
 
 
 def is_tracking_uri_set() -> bool:
-    """Whether someone said where runs land: the program, or TRAINSPOOL_STORE."""
-    return bool(_uri_said or os.environ.get("TRAINSPOOL_STORE"))
+    """Whether someone said where runs land: the program, the environment or a config file."""
+    return bool(_uri_said) or stream.store_is_said
 
 
 def set_experiment(
@@ -87,4 +84,12 @@ def numbered(experiment_id: Any) -> Experiment:
 def current_experiment() -> Experiment:
     if chosen:
         return chosen[0]
-    return named(stream.configured().experiment or "Default")
+    return configured_experiment() or named("Default")
+
+
+def configured_experiment() -> Experiment | None:
+    """Return the experiment that the environment or a config file names; None if they name none."""
+    told = stream.configured()
+    if told.experiment:
+        return named(told.experiment)
+    return numbered(told.experiment_id) if told.experiment_id else None

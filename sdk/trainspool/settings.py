@@ -1,5 +1,7 @@
 """The SDK's settings: argument beats environment beats config file beats default, for every setting alike.
 
+Within the environment our own names beat MLflow's, which a script that was switched still has around it.
+
 Source: design.md §3.
 """
 
@@ -18,6 +20,9 @@ from trainspool.spool.ringfolder import state_folder
 
 _TRUE, _FALSE = frozenset(("1", "true", "yes", "on")), frozenset(("0", "false", "no", "off", ""))
 EXIT_WAIT_MANAGED_S = 10.0
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+OF_MLFLOW = (TRACKING_URI, "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
+_SERVERS = frozenset(("databricks", "databricks-uc"))  # as addresses, without a colon
 
 
 class Settings(NamedTuple):
@@ -33,6 +38,7 @@ class Settings(NamedTuple):
     disabled: bool
     quota_bytes: int | None = None
     quota_files: int | None = None
+    experiment_id: str | None = None  # where no name is said
 
 
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -42,10 +48,12 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         ValueError: a setting has no meaning; the message names it and its source.
     """
     get = _Source(environment, read_config(environment))
+    is_named = environment.get("TRAINSPOOL_EXPERIMENT") or environment.get("MLFLOW_EXPERIMENT_NAME")
+    experiment_id = None if is_named else environment.get("MLFLOW_EXPERIMENT_ID") or None
     return Settings(
         spool=Path(get.text("spool", "TRAINSPOOL_DIR") or default_spool()).absolute(),
-        experiment=get.text("experiment", "TRAINSPOOL_EXPERIMENT"),
-        run_id=get.text("run_id", "TRAINSPOOL_RUN_ID"),
+        experiment=None if experiment_id else get.text("experiment", "TRAINSPOOL_EXPERIMENT", "MLFLOW_EXPERIMENT_NAME"),
+        run_id=get.text("run_id", "TRAINSPOOL_RUN_ID", "MLFLOW_RUN_ID"),
         run_name=get.text("run_name", "TRAINSPOOL_RUN_NAME"),
         ring_bytes=int(get.number("ring_bytes", "TRAINSPOOL_RING_BYTES", RING_BYTES)),
         exit_wait_s=get.number("exit_wait", "TRAINSPOOL_EXIT_WAIT", _default_exit_wait(environment)),
@@ -53,12 +61,54 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         disabled=get.flag("disabled", "TRAINSPOOL_DISABLED", False),
         quota_bytes=get.size("quota", "bytes", "TRAINSPOOL_SPOOL_QUOTA"),
         quota_files=get.size("quota", "files", "TRAINSPOOL_SPOOL_FILES"),
+        experiment_id=experiment_id,
     )
 
 
 def store_setting(environment: Mapping[str, str] = os.environ) -> str:
     """Return where runs land as configured, not resolved; ``mlruns`` if nothing is said."""
-    return _Source(environment, read_config(environment)).text("store", "TRAINSPOOL_STORE") or "mlruns"
+    return said_store(environment) or "mlruns"
+
+
+def said_store(environment: Mapping[str, str] = os.environ, *, by_mlflow: bool = True) -> str | None:
+    """Return where runs land as someone said, "" for the default; None if nobody did.
+
+    Args:
+        by_mlflow: MLFLOW_TRACKING_URI counts; not where MLflow itself reads it.
+    """
+    uri = environment.get(TRACKING_URI) if by_mlflow else None
+    named = folder_of(uri) if uri else None
+    found = environment.get("TRAINSPOOL_STORE") or named or read_config(environment).get("store")
+    return named if found is None else str(found)
+
+
+def unusable_scheme(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return how MLFLOW_TRACKING_URI begins, no password in it, if it would count and names no folder."""
+    uri = environment.get(TRACKING_URI)
+    if not uri or environment.get("TRAINSPOOL_STORE") or folder_of(uri) is not None:
+        return None
+    return uri.partition(":")[0]
+
+
+def folder_of(uri: str) -> str | None:
+    """Return the folder that a tracking address names: a path, ``file:`` or ``trainspool:``.
+
+    Returns:
+        "" if it leaves that to trainspool (``trainspool:``); None if it is of a server or database.
+    """
+    if uri in _SERVERS:
+        return None
+    import urllib.parse  # where there is an address at all: importing trainspool has a budget
+
+    try:
+        parts = urllib.parse.urlsplit(uri)
+    except ValueError:
+        return None
+    if parts.scheme == "file":
+        return urllib.parse.unquote(parts.path)
+    if parts.scheme == "trainspool":
+        return None if parts.netloc or parts.query or parts.fragment else urllib.parse.unquote(parts.path)
+    return None if len(parts.scheme) > 1 else uri
 
 
 def default_spool() -> Path:
@@ -97,8 +147,8 @@ class _Source:
     def __init__(self, environment: Mapping[str, str], config: dict[str, Any]) -> None:
         self.environment, self.config = environment, config
 
-    def text(self, key: str, variable: str) -> str | None:
-        value = self.environment.get(variable) or self.config.get(key)
+    def text(self, key: str, variable: str, mlflows: str = "") -> str | None:
+        value = self.environment.get(variable) or self.environment.get(mlflows) or self.config.get(key)
         return str(value) if value is not None else None
 
     def number(self, key: str, variable: str, default: float) -> float:

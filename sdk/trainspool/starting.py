@@ -18,6 +18,7 @@ from trainspool.spool import events
 from trainspool.stream import stream
 
 NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
+_RUN_ID_VARIABLES = ("TRAINSPOOL_RUN_ID", "MLFLOW_RUN_ID")
 
 
 def start_run(
@@ -70,25 +71,27 @@ def _watch_machine(run: Run, wanted: bool | None, *, resumed: bool) -> None:
 
 
 def handed_run_id() -> str | None:
-    """Return the run that TRAINSPOOL_RUN_ID hands to this process, if no ``start_run`` has taken it yet."""
-    return os.environ.get("TRAINSPOOL_RUN_ID") or stream.configured().run_id
+    """Return the run that TRAINSPOOL_RUN_ID, or MLflow's, hands to us, if no ``start_run`` has taken it yet."""
+    return next(filter(None, map(os.environ.get, _RUN_ID_VARIABLES)), None) or stream.configured().run_id
 
 
 def _handed_run_id() -> str | None:
     """Take the run that is handed to this process; resumed once, as MLflow does."""
     handed = handed_run_id()
     stream.settings = stream.configured()._replace(run_id=None)
-    os.environ.pop("TRAINSPOOL_RUN_ID", None)
+    for variable in _RUN_ID_VARIABLES:
+        os.environ.pop(variable, None)
     return handed
 
 
 def _handed_experiment(run_id: str) -> Experiment:
     """Return the experiment that was handed over together with the run: set_experiment does not move a run."""
-    handed, current = stream.configured().experiment, destination.current_experiment()
-    if handed is None or handed == current.name:
+    handed, current = destination.configured_experiment(), destination.current_experiment()
+    if handed is None or handed.experiment_id == current.experiment_id:
         return current
-    warn("run %s goes on in experiment %r; set_experiment(%r) holds for new runs", run_id, handed, current.name)
-    return destination.named(handed)
+    names = [one.name or one.experiment_id for one in (handed, current)]
+    warn("run %s goes on in experiment %r; set_experiment(%r) holds for new runs", run_id, *names)
+    return handed
 
 
 def new_run(

@@ -96,6 +96,7 @@ class Stream:
         self.generation = 0
         self.settings: settings.Settings | None = None
         self._store: str | None = None
+        self._store_is_said = False
         self.at_birth: Callable[[], None] = lambda: None
         self.owned: weakref.WeakSet[RunEvents] = weakref.WeakSet()
         self._reset()
@@ -138,13 +139,37 @@ class Stream:
     def store(self) -> str:
         """Where runs land: absolute, resolved at first use, and told to child processes."""
         if self._store is None:
-            self.use_store(settings.store_setting())
+            unusable = settings.unusable_scheme()
+            self._resolve_store(settings.said_store())
+            if unusable is not None:
+                warn(
+                    "%s (%s) is a server or database, and trainspool writes to folders: runs go to %s. "
+                    "Next: TRAINSPOOL_STORE=<folder>, or MLflow itself with %s=trainspool:",
+                    settings.TRACKING_URI, unusable, self._store, settings.TRACKING_URI,
+                )  # fmt: skip
         assert self._store is not None
         return self._store
 
+    def store_for_mlflow(self) -> str:
+        """Return where runs land, for MLflow itself: it reads its own variables, so they say nothing here."""
+        if self._store is None:
+            self._resolve_store(settings.said_store(by_mlflow=False))
+        assert self._store is not None
+        return self._store
+
+    @property
+    def store_is_said(self) -> bool:
+        """Whether someone said where runs land."""
+        return settings.said_store() is not None if self._store is None else self._store_is_said
+
     def use_store(self, store: str) -> None:
         self._store = os.path.abspath(store)
+        self._store_is_said = True
         os.environ["TRAINSPOOL_STORE"] = self._store
+
+    def _resolve_store(self, said: str | None) -> None:
+        self.use_store(said or "mlruns")
+        self._store_is_said = said is not None
 
     # -- birth --------------------------------------------------------------------------------------------------
 

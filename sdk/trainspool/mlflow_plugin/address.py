@@ -48,7 +48,7 @@ def root_of(uri: str) -> str:
             INVALID_PARAMETER_VALUE,
         )
     path = urllib.parse.unquote(parts.path)
-    return os.path.abspath(path) if path else stream.store
+    return os.path.abspath(path) if path else stream.store_for_mlflow()
 
 
 def artifact_uri(root: str, experiment_id: str, run_id: str) -> str:

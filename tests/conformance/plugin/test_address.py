@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.uri import append_to_uri_path
 
 from trainspool.mlflow_plugin.address import artifact_uri, place_of, root_of
+from trainspool.stream import stream
 
 ROOTS = ["/data/mlruns", "/数据/my runs", "/a#b/50%/c?d", "/x%41/y"]
 
@@ -24,6 +25,18 @@ def test_a_folder_is_named_by_its_path(uri: str) -> None:
 def test_a_relative_folder_is_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert root_of("trainspool:runs") == os.path.join(tmp_path, "runs")
+
+
+@pytest.mark.parametrize("said", ["https://tracking:5000", "/elsewhere", "trainspool:///elsewhere"])
+def test_without_a_folder_it_is_trainspools_whatever_mlflow_reads_and_nothing_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAINSPOOL_STORE", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", said)
+    monkeypatch.setattr(stream, "_store", None)
+    assert root_of("trainspool:") == os.path.join(tmp_path, "mlruns") and not caplog.records
+    assert stream.store == os.path.join(tmp_path, "mlruns") and not caplog.records
 
 
 @pytest.mark.parametrize("uri", ["trainspool://host/data", "trainspool:///data?x=1", "trainspool:///data#part"])

@@ -130,3 +130,20 @@ def test_with_an_agent_run_waits_for_the_store(box: Box) -> None:
             agent.terminate()
             agent.communicate(timeout=30)
     assert "w FINISHED: 1 points accepted, 1 stored, 0 dropped. It is in " in done.stderr
+
+
+def test_what_mlflow_is_told_is_for_the_command_alone(box: Box) -> None:
+    told = {
+        "MLFLOW_TRACKING_URI": "http://tracking:5000", "MLFLOW_EXPERIMENT_ID": "7", "MLFLOW_RUN_ID": "ab" * 16,
+    }  # fmt: skip
+    inner = (
+        "import os, trainspool as ts; print(os.environ['MLFLOW_RUN_ID'], ts.start_run().run_id); ts.log_metric('a', 1)"
+    )
+    del box.all["TRAINSPOOL_STORE"]
+    done = box.process(*box.trainspool("run", "-n", "w", "--", sys.executable, "-c", inner), **told)
+    assert done.returncode == 0 and "1 points accepted" in done.stderr and "MLFLOW_TRACKING_URI" not in done.stderr
+    handed, run_id = done.stdout.split()
+    assert handed == "ab" * 16 != run_id
+    box.all["TRAINSPOOL_STORE"] = str(box.folder / "mlruns")
+    facts = outcome(box)
+    assert (facts["run_id"], facts["experiment"]) == (run_id, "Default")

@@ -9,7 +9,7 @@ import pytest
 import spooled
 
 import trainspool as mlflow
-from trainspool import active, destination, leaving, source
+from trainspool import active, destination, leaving, settings, source
 from trainspool.stream import stream
 
 
@@ -41,7 +41,9 @@ def here(place: spooled.Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[spoo
         monkeypatch.delenv(f"TRAINSPOOL_{name}")
     for name, value in place.variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("MLFLOW_RUN_CONTEXT", raising=False)
+    for name in ("MLFLOW_RUN_CONTEXT", *settings.OF_MLFLOW):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     let_go()
     yield place
     let_go()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def test_an_address_of_a_server_is_refused_with_what_to_do(address: str) -> None
 
 def test_the_store_is_a_folder_absolute_and_told_to_children(here: Place, tmp_path: Path, seen: Seen) -> None:
     assert mlflow.get_tracking_uri() == str(here.store)
-    for said in (tmp_path / "other", f"file://{tmp_path}/other", f"file:{tmp_path}/other"):
+    other = f"{tmp_path}/other"
+    for said in (Path(other), f"file://{other}", f"file:{other}", f"trainspool://{other}", "trainspool:"):
         mlflow.set_tracking_uri(said)
         assert mlflow.get_tracking_uri() == os.environ["TRAINSPOOL_STORE"] == str(tmp_path / "other")
     assert mlflow.is_tracking_uri_set()
@@ -62,3 +64,66 @@ def test_the_environment_names_experiment_and_run(seen: Seen, monkeypatch: pytes
         assert run.experiment.name == "from outside" and run.info.run_name == "named outside"
     with mlflow.start_run(run_name="argument") as run:
         assert run.info.run_name == "argument"
+
+
+@pytest.fixture
+def unsaid(here: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nobody says where runs land; the folder of the process."""
+    monkeypatch.delenv("TRAINSPOOL_STORE")
+    monkeypatch.chdir(here.folder)
+    return here.folder
+
+
+@pytest.mark.parametrize("uri", ["{}/theirs", "file://{}/theirs", "trainspool://{}/theirs", "theirs"])
+def test_mlflows_tracking_address_names_the_folder(unsaid: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(unsaid))
+    assert mlflow.is_tracking_uri_set()
+    assert mlflow.get_tracking_uri() == f"{unsaid}/theirs" and mlflow.is_tracking_uri_set()
+    with mlflow.start_run() as run:
+        assert run.info.artifact_uri.startswith(f"{unsaid}/theirs/0/")
+
+
+@pytest.mark.parametrize("uri", ["https://tracking:5000", "postgresql://me:secret@db/runs", "databricks"])
+def test_mlflows_server_is_warned_of_once_and_runs_go_on(
+    unsaid: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert not mlflow.is_tracking_uri_set()
+    with caplog.at_level(logging.WARNING, "trainspool"):
+        for _ in range(2):
+            with mlflow.start_run() as run:
+                mlflow.log_metric("a", 1)
+    assert run.store == f"{unsaid}/mlruns" and not mlflow.is_tracking_uri_set()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert f"runs go to {unsaid}/mlruns. Next: TRAINSPOOL_STORE=<folder>, or MLflow itself with " in told
+    assert "MLFLOW_TRACKING_URI=trainspool:" in told and "secret" not in told
+
+
+def test_a_store_that_nobody_named_is_not_set_because_it_was_asked_for(unsaid: Path) -> None:
+    assert mlflow.get_tracking_uri() == f"{unsaid}/mlruns" and not mlflow.is_tracking_uri_set()
+    mlflow.set_tracking_uri("trainspool:")
+    assert mlflow.get_tracking_uri() == f"{unsaid}/mlruns" and mlflow.is_tracking_uri_set()
+
+
+def test_mlflows_variables_name_experiment_and_run(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "ab" * 16)
+    with mlflow.start_run() as run:
+        assert (run.run_id, run.experiment.experiment_id) == ("ab" * 16, "7") and "MLFLOW_RUN_ID" not in os.environ
+    with mlflow.start_run() as run:
+        assert run.run_id != "ab" * 16 and run.experiment.experiment_id == "7"
+    mlflow.set_experiment("mnist")
+    with mlflow.start_run() as run:
+        assert run.experiment.name == "mnist"
+    assert [event[3]["resume"] for event in seen().of(events.START)] == [True, False, False]
+
+
+def test_a_run_that_trainspool_hands_over_is_not_followed_by_one_of_mlflows(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINSPOOL_RUN_ID", "ab" * 16)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "cd" * 16)
+    with mlflow.start_run() as run:
+        assert run.run_id == "ab" * 16
+    with mlflow.start_run() as run:
+        assert run.run_id not in ("ab" * 16, "cd" * 16)

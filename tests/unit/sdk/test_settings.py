@@ -29,7 +29,7 @@ IN_FILE = {"exit_wait_s": "exit_wait"}
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    for name in [name for name in os.environ if name.startswith(("TRAINSPOOL_", "SLURM_", "KUBERNETES_"))]:
+    for name in [name for name in os.environ if name.startswith(("TRAINSPOOL_", "SLURM_", "KUBERNETES_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return {"XDG_CONFIG_HOME": str(tmp_path / "config")}
@@ -61,6 +61,62 @@ def test_the_store_follows_the_same_order(bare: dict[str, str]) -> None:
     write_config(bare, store="/config/store")
     assert settings.store_setting(bare) == "/config/store"
     assert settings.store_setting({**bare, "TRAINSPOOL_STORE": "/env/store"}) == "/env/store"
+
+
+MLFLOWS = {
+    "MLFLOW_EXPERIMENT_NAME": ("experiment", "TRAINSPOOL_EXPERIMENT"),
+    "MLFLOW_EXPERIMENT_ID": ("experiment_id", "TRAINSPOOL_EXPERIMENT"),
+    "MLFLOW_RUN_ID": ("run_id", "TRAINSPOOL_RUN_ID"),
+}
+
+
+@pytest.mark.parametrize("variable", MLFLOWS)
+def test_mlflows_own_names_count_where_ours_are_not_set(bare: dict[str, str], variable: str) -> None:
+    name, ours = MLFLOWS[variable]
+    assert getattr(settings.load({**bare, variable: "x"}), name) == "x"
+    assert getattr(settings.load({**bare, variable: ""}), name) is None
+    assert getattr(settings.load({**bare, variable: "x", ours: "y"}), name) in ("y", None)
+    if sys.version_info >= (3, 11):
+        write_config(bare, experiment="config", run_id="config")
+        told = settings.load({**bare, variable: "x"})
+        assert getattr(told, name) == "x" and (told.experiment is None) == (name == "experiment_id")
+
+
+def test_an_experiments_name_beats_its_id(bare: dict[str, str]) -> None:
+    told = settings.load({**bare, "MLFLOW_EXPERIMENT_NAME": "mnist", "MLFLOW_EXPERIMENT_ID": "7"})
+    assert (told.experiment, told.experiment_id) == ("mnist", None)
+
+
+FOLDERS = {
+    "/data/mlruns": "/data/mlruns", "runs": "runs", "file:///data/ml%20runs": "/data/ml runs", "file:runs": "runs",
+    "trainspool:": "", "trainspool:///data/mlruns": "/data/mlruns", "C:/runs": "C:/runs",
+}  # fmt: skip
+SERVERS = [
+    "http://localhost:5000", "https://x", "databricks", "databricks://profile", "sqlite:///a.db", "postgresql://u:p@h/d",
+    "http://[", "trainspool://host/x", "s3://bucket", "localhost:5000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("uri", FOLDERS)
+def test_mlflows_tracking_address_names_the_store_below_ours_and_above_the_config_file(
+    bare: dict[str, str], uri: str
+) -> None:
+    told = {**bare, "MLFLOW_TRACKING_URI": uri}
+    assert settings.store_setting(told) == (FOLDERS[uri] or "mlruns")
+    assert settings.said_store(told) == FOLDERS[uri] and settings.unusable_scheme(told) is None
+    assert settings.said_store(told, by_mlflow=False) is None
+    assert settings.store_setting({**told, "TRAINSPOOL_STORE": "/ours"}) == "/ours"
+    if sys.version_info >= (3, 11):
+        write_config(bare, store="/config")
+        assert settings.store_setting(told) == (FOLDERS[uri] or "/config")
+
+
+@pytest.mark.parametrize("uri", SERVERS)
+def test_the_address_of_a_server_names_no_store_and_no_password_is_told(bare: dict[str, str], uri: str) -> None:
+    told = {**bare, "MLFLOW_TRACKING_URI": uri}
+    assert settings.store_setting(told) == "mlruns" and settings.said_store(told) is None
+    assert settings.unusable_scheme(told) == uri.partition(":")[0]
+    assert settings.unusable_scheme({**told, "TRAINSPOOL_STORE": "/ours"}) is None
 
 
 @pytest.mark.parametrize(
