@@ -128,7 +128,7 @@ class _Tracked:
         """Return what makes ``start_run()`` in the command, at any depth, resume this run."""
         return {
             "TRAINSPOOL_RUN_ID": self.run.run_id,
-            "TRAINSPOOL_EXPERIMENT": self.run.experiment.name,
+            "TRAINSPOOL_EXPERIMENT": self.run.told_experiment.name,
             "TRAINSPOOL_STORE": self.run.store,
             "TRAINSPOOL_DIR": str(self.spool),
         }
@@ -141,9 +141,10 @@ class _Tracked:
             active.end(self.run, status, reason)
             complain(self._where_it_is())
         except KeyboardInterrupt:
-            complain(f"run {self.run.name} is {status}; no longer waiting for the store. {self._next}")
+            complain(f"run {self.run.told_name} is {status}; no longer waiting for the store. {self._next}")
         except Exception as error:  # noqa: BLE001  the command's own status is all that matters now
-            complain(f"run {self.run.name} is {status}, but: {type(error).__name__}: {error}. Next: trainspool doctor")
+            what = f"{type(error).__name__}: {error}"
+            complain(f"run {self.run.told_name} is {status}, but: {what}. Next: trainspool doctor")
 
     def _where_it_is(self) -> str:
         facts = self._when_complete()
@@ -151,10 +152,10 @@ class _Tracked:
         points = f"{counts['accepted']:,} points accepted, {counts['stored']:,} stored, {counts['dropped']:,} dropped"
         points += _artifacts(facts["artifacts"])
         if account.is_complete(facts):
-            return f"run {self.run.name} {facts['status']}: {points}. It is in {facts['path']}"
+            return f"run {self.run.told_name} {facts['status']}: {points}. It is in {facts['path']}"
         where = f"on its way to {self.run.store}" if facts["in_store"] else f"in the spool, for {self.run.store}"
         late = f" ({left:,} events wait)" if left else ""
-        return f"run {self.run.name}: {points}. It is {where}{late}. {self._next}"
+        return f"run {self.run.told_name}: {points}. It is {where}{late}. {self._next}"
 
     def _when_complete(self) -> dict[str, Any]:
         """Return the run's facts once the store has all of it; after ``wait_s``, or without an agent, as they are."""
@@ -177,7 +178,7 @@ class _Tracked:
             for seen in inspect_spool.seen_streams(self.spool)
             if seen.life != ENDED or seen.identity.get("wall", 0) >= self._begun_ns - _CLOCK_SLACK_NS
         ]
-        run_id, name = self.run.run_id, self.run.name
+        run_id, name = self.run.run_id, self.run.told_name
         for folder in findrun.run_folders(Path(self.run.store)):
             if folder.name == run_id:
                 return account.run_facts(findrun.RunAt(run_id, name, folder), streams)

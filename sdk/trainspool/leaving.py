@@ -84,7 +84,7 @@ def _say_where(runs: list[Run], in_spool: bool, in_store: bool, end: int) -> Non
         "stored" if in_store else "recorded" if in_spool else f"in {stream.folder}, not all written: {end} bytes logged"
     )
     print(  # noqa: T201  for the person at the terminal
-        f"trainspool: run {run.name} {state}; store {run.store}. See it: trainspool status {run.run_id}",
+        f"trainspool: run {run.known_name} {state}; store {run.store}. See it: trainspool status {run.run_id}",
         file=sys.stderr,
     )
 

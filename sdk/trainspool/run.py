@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 
 from trainspool import validation
-from trainspool.entities import Experiment, RunData, RunInfo
+from trainspool.entities import Experiment, RunData, RunInfo, RunInputs
 from trainspool.errors import TrainspoolException
 from trainspool.media import RunMedia
 from trainspool.runtexts import RUN_NAME, TEXT_BYTES_PER_EVENT
@@ -194,7 +194,7 @@ class Run(RunMedia):
         for key, text in tags.items():
             size += 4 * (len(key) + len(text))
             (small if size <= TEXT_BYTES_PER_EVENT else large)[key] = storable(text)
-        name = storable(self.name)[:NAME_CHARACTERS] if RUN_NAME in tags else None  # a resumed run keeps its own
+        name = storable(self.told_name)[:NAME_CHARACTERS] if RUN_NAME in tags else None  # a resumed run keeps its own
         facts = {"name": name, "user": self.user, "tags": small, "resume": resume}
         self._log_surely(events.START, self.start_time * 1_000_000, facts)
         if large:
@@ -244,10 +244,17 @@ class Run(RunMedia):
 
     @property
     def info(self) -> RunInfo:
+        """Identity and state of the run; of a run that was resumed, as the store has it."""
         uri = f"{self.store}/{self.experiment.experiment_id}/{self.run_id}/artifacts"
         identity = (self.run_id, self.name, self.experiment.experiment_id, self.user)
         return RunInfo(*identity, self.status, self.start_time, self.end_time, uri)
 
     @property
     def data(self) -> RunData:
+        """What this process logged to the run but for metric points; of a run that was resumed, see there."""
         return RunData(dict(self.params), dict(self.tags), {})
+
+    @property
+    def inputs(self) -> RunInputs:
+        """The datasets that the store has of a run that was resumed; none of another."""
+        return RunInputs([])

@@ -23,7 +23,7 @@ class RunEvents:
 
     def __init__(self, run_id: str, experiment: Experiment, store: str, *, owner: bool) -> None:
         self.run_id = run_id
-        self.experiment, self.store, self.owner = experiment, store, owner
+        self.told_experiment, self.store, self.owner = experiment, store, owner
         if owner:
             stream.owned.add(self)
         # Fork and end put new dictionaries here, so what an interrupted call still adds to the old ones means nothing.
@@ -31,6 +31,11 @@ class RunEvents:
         self._numbered: tuple[object, int] = (None, 0)  # the series for which the stream knows the run's number
         self._keysets: dict[tuple[str, ...], tuple[bytes, Any]] = {}
         self._end: int | None = None
+
+    @property
+    def experiment(self) -> Experiment:
+        """The run's experiment; of a run that was resumed, as the store has it."""
+        return self.told_experiment
 
     def _log(self, kind: int, *elements: Any) -> bool:
         """Append one event of this run, with the run's definition if the stream needs it."""
@@ -75,7 +80,7 @@ class RunEvents:
         if series is self._series:
             return number, b""
         number = next(stream.run_numbers)
-        experiment = self.experiment
+        experiment = self.told_experiment
         where = (self.store, experiment.experiment_id, experiment.name or None)
         owner = self.owner and self._end is None
         return number, events.pack(events.DEFINE_RUN, number, self.run_id, owner, *where)

@@ -26,9 +26,23 @@ class RunTexts(RunEvents):
 
     def __init__(self, run_id: str, experiment: Experiment, store: str, *, name: str, owner: bool) -> None:
         super().__init__(run_id, experiment, store, owner=owner)
-        self.name = name
+        self.told_name = name
         self.params: dict[str, str] = {}
         self.tags: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        """The run's name; of a run that was resumed, as the store has it."""
+        return self.told_name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.told_name = name
+
+    @property
+    def known_name(self) -> str:
+        """The run's name as far as it is known without asking the store."""
+        return self.told_name
 
     def log_param(self, key: str, value: Any) -> Any:
         """Log a param; returns *value*. A param keeps its first value: another one is kept as a tag, and reported.
@@ -66,7 +80,7 @@ class RunTexts(RunEvents):
         for key, text in texts:
             self.tags[key] = text
             if key == RUN_NAME:
-                self.name = text
+                self.told_name = text
             if (
                 len(text) * 4 > TEXT_BYTES_PER_EVENT
                 and len(text.encode(errors="surrogateescape")) > TEXT_BYTES_PER_EVENT
@@ -83,12 +97,16 @@ class RunTexts(RunEvents):
             TrainspoolException: the key cannot name a tag, or this process knows of no such tag on the run.
         """
         validation.check_key(key, "key")
-        if key not in self.tags and self.owner:
+        if not self._has_tag(key):
             raise TrainspoolException(
                 f"No tag with name: {key} in run with id {self.run_id}", "RESOURCE_DOES_NOT_EXIST"
             )
         self.tags.pop(key, None)
         self._log_texts(events.TAGS, [(key, None)])
+
+    def _has_tag(self, key: str) -> bool:
+        """Whether the run has a tag, as far as can be told: a guest knows of its own only."""
+        return key in self.tags or not self.owner
 
     def _log_texts(self, kind: int, texts: list[tuple[str, Any]]) -> None:
         flat: list[str | None] = []

@@ -12,6 +12,7 @@ from trainspool import active, destination, naming, source, validation
 from trainspool.complaints import warn
 from trainspool.entities import Experiment
 from trainspool.errors import TrainspoolException
+from trainspool.resumed import ResumedRun
 from trainspool.run import Run
 from trainspool.runtexts import RUN_NAME
 from trainspool.spool import events
@@ -112,7 +113,7 @@ def _begin(existing: str | None, experiment: Experiment, run_name: str | None, t
     name = run_name or (None if existing else stream.configured().run_name)
     run = _make_run(existing, experiment, name)
     if name or not existing:
-        texts[RUN_NAME] = run.name
+        texts[RUN_NAME] = run.told_name
     git_is_known = source.git_tags.cache_info().currsize > 0
     if not existing:
         texts = {**source.tags(), **(source.git_tags() if git_is_known else {}), **texts}
@@ -134,7 +135,8 @@ def _tag_git(run: Run) -> bool:
 def _make_run(existing: str | None, experiment: Experiment, name: str | None) -> Run:
     run_id = validation.check_run_id(existing) if existing else os.urandom(16).hex()
     shown = name or (existing[:20] if existing else naming.random_run_name())
-    return Run(run_id, experiment, stream.store, name=shown, user=source.user(), owner=True)
+    kind = ResumedRun if existing else Run
+    return kind(run_id, experiment, stream.store, name=shown, user=source.user(), owner=True)
 
 
 def _start_tags(
@@ -196,7 +198,8 @@ def run_for(run_id: str | None) -> Run:
 @functools.lru_cache(maxsize=1024)
 def _guest(run_id: str, generation: int) -> Run:
     validation.check_run_id(run_id)
-    return Run(run_id, destination.current_experiment(), stream.store, name=run_id, user=source.user(), owner=False)
+    experiment = destination.current_experiment()
+    return ResumedRun(run_id, experiment, stream.store, name=run_id, user=source.user(), owner=False)
 
 
 def _after_fork_in_child() -> None:

@@ -222,3 +222,40 @@ def test_without_an_agent_what_is_there_is_read_and_sync_brings_the_rest(tmp_pat
         until(lambda: box.stored_run(run_id), "the run in the store")
         found = said_by(box, f"print(json.dumps(mlflow.get_run('{run_id}').data.metrics))")
         assert found == {"loss": 1.0}
+
+
+RESUMES = """
+first = mlflow.get_run(sys.argv[1])
+mlflow.set_experiment("another")
+with mlflow.start_run(run_id=sys.argv[1]) as run:
+    epoch = int(run.data.metrics["epoch"])
+    about = run.info
+    mlflow.log_metric("epoch", epoch + 1, step=epoch + 1)
+    mlflow.log_param("late", 1)
+    mlflow.log_text("x", "a.txt")
+    during = [run.data.metrics["epoch"], run.data.params, mlflow.get_artifact_uri()]
+assert mlflow.wait(60)
+print(json.dumps([
+    about._replace(status="", end_time=0) == first.info._replace(status="", end_time=0), about.status, during,
+    run.data.tags["note"], mlflow.get_run(sys.argv[1]).info.run_name, os.listdir(run.info.artifact_uri),
+]))
+"""
+
+
+def test_a_resumed_run_tells_what_the_store_has_of_it_and_stays_where_it_is(box: Box) -> None:
+    run_id, experiment = said_by(
+        box,
+        "e = mlflow.set_experiment('its own')\n"
+        "with mlflow.start_run(run_name='named', tags={'note': 'kept'}) as run:\n"
+        "    for step in range(3): mlflow.log_metric('epoch', step, step=step)\n"
+        "    mlflow.log_param('lr', 0.1)\n"
+        "assert mlflow.wait(60)\n"
+        "again = mlflow.start_run(run_id=run.info.run_id)\n"
+        "assert (again.info.run_name, again.info.experiment_id) == ('named', e.experiment_id), again.info\n"
+        "print(json.dumps([run.info.run_id, e.experiment_id]))",
+    )
+    same, status, during, note, name, files = said_by(box, RESUMES, run_id)
+    where = f"{box.store}/{experiment}/{run_id}/artifacts"
+    assert (same, status, note, name, files) == (True, "RUNNING", "kept", "named", ["a.txt"])
+    assert during == [3.0, {"lr": "0.1", "late": "1"}, where]
+    assert recipe.snapshot(box.store)[run_id]["eid"] == experiment

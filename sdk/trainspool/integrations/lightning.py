@@ -81,7 +81,7 @@ class TrainspoolLogger(Logger):
             names = (self._experiment_name, self._run_name)
             self._training = training.Training("", *names, run_id=self._run_id, tags=self._tags)
             run = self._training.run
-            self._run_id, self._experiment_name = run.run_id, run.experiment.name or self._experiment_name
+            self._run_id, self._experiment_name = run.run_id, run.told_experiment.name or self._experiment_name
         return self._training.run
 
     def _logging(self) -> Run:

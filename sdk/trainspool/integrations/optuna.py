@@ -109,7 +109,7 @@ class Trials:
         handed = None if above is not None else starting.handed_run_id()
         parent = handed if above is None else above.run_id
         tags = {**(self._tags or {}), **({starting.PARENT: parent} if parent else {})}
-        experiment = self._experiment_name or (above.experiment.name if above is not None else None)
+        experiment = self._experiment_name or (above.told_experiment.name if above is not None else None)
         if experiment is None and handed is None:
             experiment = study.study_name.replace("'", "_")[: validation.EXPERIMENT_NAME_CHARACTERS_MAX]
         run = starting.new_run(experiment or None, str(number), tags)

@@ -128,7 +128,8 @@ def _log_search(run: Run, search: Any) -> None:
         training.log_numbers(run, {"best_cv_score": search.best_score_}, None)
     results = search.cv_results_
     for number, params in enumerate(results["params"]):
-        candidate = starting.new_run(run.experiment.name or None, f"candidate {number}", {starting.PARENT: run.run_id})
+        experiment = run.told_experiment.name or None
+        candidate = starting.new_run(experiment, f"candidate {number}", {starting.PARENT: run.run_id})
         training.log_params(candidate, params)
         for column, values in results.items():
             _log_column(candidate, column, values[number])
@@ -175,7 +176,7 @@ class LiveScoring:
 
     def __getstate__(self) -> dict[str, Any]:
         run = active.current()
-        origin = self._origin if run is None else _Origin(os.getpid(), run.run_id, run.experiment, run.store)
+        origin = self._origin if run is None else _Origin(os.getpid(), run.run_id, run.told_experiment, run.store)
         return {"_scoring": self._scoring, "_origin": origin}
 
 
