@@ -41,25 +41,33 @@ def start_run(
     Raises:
         TrainspoolException: a run is active and *nested* is not set, or an argument is not of its kind.
     """
-    stack = active.own_stack()
-    if stack and not nested:
+    if _in_the_way() and not nested:
         active.end_abandoned()
-    if stack and not nested:
+    own = _in_the_way()
+    if own and not nested:
         raise TrainspoolException(
-            f"Run with UUID {stack[0].run_id} is already active. To start a new run, first end the current run with "
+            f"Run with UUID {own[0].run_id} is already active. To start a new run, first end the current run with "
             "mlflow.end_run(). To start a nested run, call start_run with nested=True"
         )
-    handed = None if run_id or stack else _handed_run_id()
+    handed = None if run_id or own else _handed_run_id()
     existing = run_id or handed
     if experiment_id is not None:
         experiment = destination.numbered(experiment_id)
     else:
         experiment = _handed_experiment(handed) if handed else destination.current_experiment()
-    texts = _start_tags(tags, description, existing, parent_run_id, stack)
+    above = active.own_stack()[-1].run_id if nested and active.own_stack() else None
+    texts = _start_tags(tags, description, existing)
+    if not existing:
+        texts.update(_parent_tag(parent_run_id, above, own))
     run = _begin(existing, experiment, run_name, texts)
     active.push(run)
     _watch_machine(run, log_system_metrics, resumed=existing is not None)
     return run
+
+
+def _in_the_way() -> list[Run]:
+    """Return the runs that this thread has started; not those that a forked child has from its parent."""
+    return [run for run in active.own_stack() if run.owner]
 
 
 def _watch_machine(run: Run, wanted: bool | None, *, resumed: bool) -> None:
@@ -106,7 +114,7 @@ def new_run(
     Several can be open side by side. Errors as ``start_run``.
     """
     experiment = destination.named(experiment_name) if experiment_name is not None else destination.current_experiment()
-    return _begin(None, experiment, run_name, _start_tags(tags, description, None, None, []))
+    return _begin(None, experiment, run_name, _start_tags(tags, description, None))
 
 
 def _begin(existing: str | None, experiment: Experiment, run_name: str | None, texts: dict[str, str]) -> Run:
@@ -139,13 +147,7 @@ def _make_run(existing: str | None, experiment: Experiment, name: str | None) ->
     return kind(run_id, experiment, stream.store, name=shown, user=source.user(), owner=True)
 
 
-def _start_tags(
-    tags: Mapping[str, Any] | None,
-    description: str | None,
-    existing: str | None,
-    parent: str | None,
-    stack: list[Run],
-) -> dict[str, str]:
+def _start_tags(tags: Mapping[str, Any] | None, description: str | None, existing: str | None) -> dict[str, str]:
     texts = {validation.check_key(key, "key"): str(value) for key, value in (tags or {}).items()}
     if description:
         if NOTE in texts:
@@ -154,21 +156,25 @@ def _start_tags(
                 f"Remove the key {NOTE} from the tags or omit the description."
             )
         texts[NOTE] = str(description)
-    if existing:
-        return texts
+    return texts
+
+
+def _parent_tag(parent: str | None, above: str | None, own: list[Run]) -> dict[str, str]:
+    """Return the tag that names the parent: as said, else the run *above*.
+
+    Raises:
+        TrainspoolException: another one is said than the active run that this thread has started.
+    """
     if parent is not None:
         validation.check_run_id(parent)
-        if stack and stack[-1].run_id != parent:
+        if own and own[-1].run_id != parent:
             raise TrainspoolException(
-                f"Current run with UUID {stack[-1].run_id} does not match the specified parent_run_id {parent}. "
-                f"To start a new nested run under the parent run with UUID {stack[-1].run_id}, first end the current "
+                f"Current run with UUID {own[-1].run_id} does not match the specified parent_run_id {parent}. "
+                f"To start a new nested run under the parent run with UUID {own[-1].run_id}, first end the current "
                 "run with mlflow.end_run()."
             )
-    elif stack:
-        parent = stack[-1].run_id
-    if parent is not None:
-        texts[PARENT] = parent
-    return texts
+    found = parent or above
+    return {} if found is None else {PARENT: found}
 
 
 def end_run(status: str = "FINISHED") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 
@@ -235,3 +236,53 @@ def test_a_run_handed_over_by_the_environment_keeps_its_name_and_experiment(
         assert second.experiment.name == "the script"
     names = [start[3]["name"] for start in seen().of(events.START)]
     assert names == [None, second.info.run_name]
+
+
+FORKS = """
+    import json, multiprocessing
+    import trainspool as mlflow
+
+    def work(number):
+        with mlflow.start_run(run_name=f"plain {number}") as plain:
+            mlflow.log_metric("own", number)
+            with mlflow.start_run(nested=True, run_name=f"below {number}"):
+                pass
+            try:
+                mlflow.start_run()
+            except mlflow.TrainspoolException as error:
+                assert plain.run_id in str(error)
+            else:
+                raise AssertionError("a second run")
+        with mlflow.start_run(nested=True, run_name=f"nested {number}"):
+            pass
+        with mlflow.start_run(parent_run_id="e" * 32, run_name=f"of another {number}"):
+            pass
+        mlflow.log_metric("inherited", number)
+        assert mlflow.active_run().run_id == parent.run_id
+        return plain.run_id
+
+    with mlflow.start_run(run_name="parent") as parent:
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            plain = pool.map(work, range(2), chunksize=1)
+            pool.close()
+            pool.join()
+        mlflow.log_metric("after", 1)
+    print(json.dumps([parent.run_id, plain]))
+    """
+
+
+def test_in_a_forked_child_the_parents_run_does_not_stand_in_the_way(here: Place) -> None:
+    parent, plain = json.loads(here.run(FORKS).out)
+    streams = here.streams()
+    starts = {event[3]["name"]: event for held in streams for event in held.of(events.START)}
+    parents = {name: event[3]["tags"].get("mlflow.parentRunId") for name, event in starts.items()}
+    for number in range(2):
+        assert parents[f"plain {number}"] is None and parents[f"below {number}"] == plain[number]
+        assert parents[f"nested {number}"] == parent and parents[f"of another {number}"] == "e" * 32
+    points = sorted(point for held in streams for point in held.points)
+    expected = [(plain[n], "own", 0, float(n)) for n in range(2)] + [
+        (parent, "inherited", 0, float(n)) for n in range(2)
+    ]
+    assert points == sorted([*expected, (parent, "after", 0, 1.0)])
+    ends = [end for held in streams for end in held.ends]
+    assert len(ends) == len(starts) == 9 and [end[1] for end in ends] == [events.FINISHED] * 9
