@@ -206,7 +206,7 @@ class Run(RunMedia):
         Args:
             status: one of MLflow's.
             reason: why it failed or was killed.
-            end_time: ms since the epoch; None is now.
+            end_time: ms since the epoch; None is now, or the start where that is ahead of the clock.
 
         Raises:
             TrainspoolException: *status* is none of MLflow's.
@@ -216,7 +216,8 @@ class Run(RunMedia):
             raise TrainspoolException(f"Invalid status {status!r}: one of {', '.join(events.STATUS_NUMBERS)}")
         if not self.owner or self._end is not None:
             return
-        self.status, self._end = status, _time_ns() if end_time is None else end_time * 1_000_000
+        now = max(_time_ns(), self.start_time * 1_000_000)
+        self.status, self._end = status, now if end_time is None else end_time * 1_000_000
         self.end_time = self._end // 1_000_000
         if number < events.FINISHED:
             return

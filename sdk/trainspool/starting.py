@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from trainspool.spool import events
 from trainspool.stream import stream
 
 NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
+_start_lock = threading.RLock()  # a signal's handler may start a run
+_last_start_ms = [0]
 _RUN_ID_VARIABLES = ("TRAINSPOOL_RUN_ID", "MLFLOW_RUN_ID")
 
 
@@ -144,7 +147,16 @@ def _make_run(existing: str | None, experiment: Experiment, name: str | None) ->
     run_id = validation.check_run_id(existing) if existing else os.urandom(16).hex()
     shown = name or (existing[:20] if existing else naming.random_run_name())
     kind = ResumedRun if existing else Run
-    return kind(run_id, experiment, stream.store, name=shown, user=source.user(), owner=True)
+    run = kind(run_id, experiment, stream.store, name=shown, user=source.user(), owner=True)
+    run.start_time = _later_than_the_last(run.start_time)
+    return run
+
+
+def _later_than_the_last(start_ms: int) -> int:
+    """Return a start time that no run of this process has: runs of one ms would be listed in no order."""
+    with _start_lock:
+        _last_start_ms[0] = max(start_ms, _last_start_ms[0] + 1)
+        return _last_start_ms[0]
 
 
 def _start_tags(tags: Mapping[str, Any] | None, description: str | None, existing: str | None) -> dict[str, str]:
@@ -209,6 +221,8 @@ def _guest(run_id: str, generation: int) -> Run:
 
 
 def _after_fork_in_child() -> None:
+    global _start_lock
+    _start_lock = threading.RLock()
     naming.reseed()
 
 

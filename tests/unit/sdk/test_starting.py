@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 
 import pytest
 from spooled import Place, Seen
@@ -286,3 +287,21 @@ def test_in_a_forked_child_the_parents_run_does_not_stand_in_the_way(here: Place
     assert points == sorted([*expected, (parent, "after", 0, 1.0)])
     ends = [end for held in streams for end in held.ends]
     assert len(ends) == len(starts) == 9 and [end[1] for end in ends] == [events.FINISHED] * 9
+
+
+def test_runs_of_one_millisecond_start_one_after_another(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    monkeypatch.setattr("trainspool.run._time_ns", lambda: now)
+    runs = []
+    for _ in range(3):
+        with mlflow.start_run() as run:
+            runs.append(run)
+    runs.append(mlflow.new_run())
+    with mlflow.start_run(run_id=runs[-2].run_id) as again:
+        pass
+    starts = [run.info.start_time for run in (*runs, again)]
+    assert starts == sorted(set(starts)), "a resumed run begins after it ended"
+    assert all(run.info.end_time >= run.info.start_time for run in runs[:3])
+    ends = [event[2] // 1_000_000 for event in seen().of(events.END)]
+    assert ends[:3] == starts[:3] and ends[-1] == starts[-1]
