@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+_Kind = TypeVar("_Kind", bound=type[Any])
+
+
+def _in_pairs(kind: _Kind) -> _Kind:
+    """Have a NamedTuple iterated by name and value, as MLflow's entities are: ``dict(run.info)``.
+
+    What a NamedTuple does by iterating over itself, it then does by its fields.
+    """
+    fields: tuple[str, ...] = kind._fields
+    names = sorted(fields)
+    kind.__iter__ = lambda self: iter([(name, getattr(self, name)) for name in names])
+    kind.__getnewargs__ = lambda self: self[:]  # copies and pickles
+    kind._asdict = lambda self: dict(zip(fields, self[:], strict=True))
+    kind._replace = kind.__replace__ = lambda self, /, **changed: kind(**{**self._asdict(), **changed})
+    del kind._fields  # pandas would name columns by it, and fill them by iterating
+    return kind
 
 
 class ViewType:
@@ -11,6 +28,7 @@ class ViewType:
     ACTIVE_ONLY, DELETED_ONLY, ALL = 1, 2, 3
 
 
+@_in_pairs
 class Experiment(NamedTuple):
     """An experiment as this process knows it; the store may know it by another id if MLflow made it."""
 
@@ -23,6 +41,7 @@ class Experiment(NamedTuple):
     tags: dict[str, str] = {}  # noqa: RUF012  a NamedTuple's default; never changed
 
 
+@_in_pairs
 class RunInfo(NamedTuple):
     """Identity and state of a run; times in ms since the epoch."""
 
@@ -41,6 +60,7 @@ class RunInfo(NamedTuple):
         return self.run_id
 
 
+@_in_pairs
 class RunData(NamedTuple):
     """What was logged to a run: of the run that is being logged to, all but metric points, which it does not keep.
 
@@ -51,7 +71,11 @@ class RunData(NamedTuple):
     tags: dict[str, str]
     metrics: dict[str, float]
 
+    def to_dictionary(self) -> dict[str, Any]:
+        return dict(self)  # type: ignore[arg-type]
 
+
+@_in_pairs
 class Metric(NamedTuple):
     """One point of a metric; time in ms since the epoch."""
 
@@ -64,7 +88,11 @@ class Metric(NamedTuple):
     dataset_digest: str | None = None
     run_id: str | None = None
 
+    def to_dictionary(self) -> dict[str, Any]:
+        return self._asdict()
 
+
+@_in_pairs
 class FileInfo(NamedTuple):
     """An artifact in a list; size in bytes, None for a folder."""
 
@@ -73,6 +101,7 @@ class FileInfo(NamedTuple):
     file_size: int | None
 
 
+@_in_pairs
 class Dataset(NamedTuple):
     """What is known of a dataset; ``source``, ``schema`` and ``profile`` are JSON texts."""
 
@@ -83,7 +112,11 @@ class Dataset(NamedTuple):
     schema: str | None = None
     profile: str | None = None
 
+    def to_dictionary(self) -> dict[str, Any]:
+        return self._asdict()
 
+
+@_in_pairs
 class InputTag(NamedTuple):
     """A tag of a run's use of a dataset, ``mlflow.data.context`` say."""
 
@@ -91,19 +124,28 @@ class InputTag(NamedTuple):
     value: str
 
 
+@_in_pairs
 class DatasetInput(NamedTuple):
     """A dataset that a run used."""
 
     dataset: Dataset
     tags: list[InputTag]
 
+    def to_dictionary(self) -> dict[str, Any]:
+        return {"dataset": self.dataset.to_dictionary(), "tags": {tag.key: tag.value for tag in self.tags}}
 
+
+@_in_pairs
 class RunInputs(NamedTuple):
     """What a run used."""
 
     dataset_inputs: list[DatasetInput]
 
+    def to_dictionary(self) -> dict[str, Any]:
+        return {"dataset_inputs": [one.to_dictionary() for one in self.dataset_inputs]}
 
+
+@_in_pairs
 class StoredRun(NamedTuple):
     """A run as the store has it: a plain value with the fields of MLflow's ``Run``. Log by ``start_run(run_id=)``."""
 
@@ -112,4 +154,9 @@ class StoredRun(NamedTuple):
     inputs: RunInputs
 
     def to_dictionary(self) -> dict[str, Any]:
-        return {"info": self.info._asdict(), "data": self.data._asdict()}
+        """Return all of the run as plain values; MLflow's keys but for models."""
+        return {
+            "info": dict(self.info),  # type: ignore[arg-type]
+            "data": self.data.to_dictionary(),
+            "inputs": self.inputs.to_dictionary(),
+        }

@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 
 from trainspool import validation
-from trainspool.entities import Experiment, RunData, RunInfo, RunInputs
+from trainspool.entities import Experiment, RunData, RunInfo, RunInputs, StoredRun
 from trainspool.errors import TrainspoolException
 from trainspool.media import RunMedia
 from trainspool.runtexts import RUN_NAME, TEXT_BYTES_PER_EVENT
@@ -259,3 +259,7 @@ class Run(RunMedia):
     def inputs(self) -> RunInputs:
         """The datasets that the store has of a run that was resumed; none of another."""
         return RunInputs([])
+
+    def to_dictionary(self) -> dict[str, Any]:
+        """Return ``info``, ``data`` and ``inputs`` as plain values."""
+        return StoredRun(self.info, self.data, self.inputs).to_dictionary()
