@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import time
+import warnings
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -33,7 +34,11 @@ _time_ns = time.time_ns
 # Behind the prefix (array header, kind, run, key): time, step and value, each with its msgpack byte.
 _pack_point = struct.Struct(">BQBiBd").pack
 _LONG_POINT = struct.Struct(">BQBqBd")
-_NUMBERS = (KeyError, TypeError, ValueError, OverflowError, RuntimeError, struct.error)
+_NUMBERS = (KeyError, TypeError, ValueError, OverflowError, RuntimeError, struct.error, Warning)
+
+# A tensor with a gradient is a number here, as in MLflow. Looking at each value's type would cost every log call; torch
+# tells it once per process. Where warnings are errors, it is caught as one of the above.
+warnings.filterwarnings("ignore", "Converting a tensor with requires_grad", UserWarning, r"trainspool\.run\Z")
 
 
 class Run(RunMedia):

@@ -74,8 +74,10 @@ def metric_value(key: str, value: Any, timestamp: Any) -> float:
     if value is None:
         raise TrainspoolException("Missing value for required parameter 'value'.")
     try:
-        # NumPy 2 has no float() of an array of one element and one dimension.
-        return float(value.item() if getattr(value, "size", None) == 1 else value)
+        # NumPy 2 has no float() of an array of one element and one dimension; torch warns of one that has a gradient.
+        is_array = getattr(value, "size", None) == 1 or hasattr(value, "requires_grad")
+        item = getattr(value, "item", None) if is_array else None
+        return float(value if item is None else item())
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: torch, more than one element
         message = (
             f"(metric '{key}', timestamp={timestamp}). Please specify value as a valid double (64-bit floating point)"

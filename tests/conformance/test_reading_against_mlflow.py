@@ -340,9 +340,7 @@ def test_any_question_after_experiments_has_mlflows_answer(
         assert [tuple(dict(one)[key] for key in _OF_EXPERIMENTS) for one in they] == [
             tuple(getattr(one, key) for key in _OF_EXPERIMENTS) for one in we
         ], question
-        assert [dict(one).items() <= dict(other).items() for one, other in zip(we, they, strict=True)] == [True] * len(
-            we
-        )
+        assert all(dict(one).items() <= dict(other).items() for one, other in zip(we, they, strict=True))
 
 
 _OF_EXPERIMENTS = "experiment_id name artifact_location lifecycle_stage creation_time last_update_time tags".split()

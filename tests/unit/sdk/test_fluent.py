@@ -265,3 +265,32 @@ def test_oracle_agrees_with_the_readers_count(seen: Seen) -> None:
         mlflow.log_metrics({"a": 1, "b": 2}, step=step)
     held = seen()
     assert held.counts == (11, 20) and isinstance(spooled.Held, type)
+
+
+TENSORS = """
+    import sys, warnings
+    import torch
+    import trainspool as mlflow
+
+    warnings.simplefilter("error") if "error" in sys.argv else None
+    loss = torch.tensor(1.5, requires_grad=True) * 2
+    with mlflow.start_run():
+        for step in range(3):
+            mlflow.log_metric("loss", loss, step=step)
+            mlflow.log_metrics({"a": loss, "b": torch.tensor([True])}, step=step)
+            mlflow.log_metric("float first", loss if step else 0.0, step=step)
+        try:
+            mlflow.log_metric("two", torch.tensor([1.0, 2.0], requires_grad=True))
+        except mlflow.TrainspoolException:
+            print("refused", end="")
+    """
+
+
+@pytest.mark.parametrize("how", ["plain", "error"])
+def test_a_tensor_with_a_gradient_is_logged_without_a_warning(here: Place, how: str) -> None:
+    pytest.importorskip("torch")
+    done = here.run(TENSORS, how)
+    assert (done.out, done.err) == ("refused", "")
+    values = {(key, step): value for _, key, step, value in here.stream().points}
+    expected = {"loss": 3.0, "a": 3.0, "b": 1.0, "float first": 3.0}
+    assert values == {(key, step): expected[key] for key in expected for step in range(3)} | {("float first", 0): 0.0}
