@@ -53,7 +53,7 @@ def create_experiment(
             would have to go to another kind of store.
     """
     validation.check_experiment_name(name)
-    texts = _checked(tags or {})
+    texts = _checked({key: "" if value is None else value for key, value in (tags or {}).items()})
     if trace_location is not None:
         raise TrainspoolException("trace_location names a Unity Catalog; trainspool keeps runs in folders")
     settle()
@@ -138,7 +138,7 @@ def delete_experiment_tag(key: str) -> None:
 def _checked(tags: Mapping[str, Any]) -> dict[str, str | None]:
     texts: dict[str, str | None] = {}
     for key, value in tags.items():
-        text = "" if value is None else storable(str(value))
+        text = storable(str(value))
         if len(text) > TAG_CHARACTERS_MAX:
             raise TrainspoolException(f"'value' exceeds the maximum length of {TAG_CHARACTERS_MAX} characters")
         texts[validation.check_key(key, "key")] = text

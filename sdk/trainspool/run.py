@@ -51,7 +51,7 @@ class Run(RunMedia):
     def __init__(self, run_id: str, experiment: Experiment, store: str, *, name: str, user: str, owner: bool) -> None:
         super().__init__(run_id, experiment, store, name=name, owner=owner)
         self.user = user
-        self.status, self.start_time = "RUNNING", time.time_ns() // 1_000_000
+        self.status = "RUNNING"
         self.end_time: int | None = None
 
     # -- metrics ------------------------------------------------------------------------------------------------
@@ -221,8 +221,7 @@ class Run(RunMedia):
             raise TrainspoolException(f"Invalid status {status!r}: one of {', '.join(events.STATUS_NUMBERS)}")
         if not self.owner or self._end is not None:
             return
-        now = max(_time_ns(), self.start_time * 1_000_000)
-        self.status, self._end = status, now if end_time is None else end_time * 1_000_000
+        self.status, self._end = status, self._now_ns() if end_time is None else end_time * 1_000_000
         self.end_time = self._end // 1_000_000
         if number < events.FINISHED:
             return

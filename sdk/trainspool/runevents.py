@@ -31,6 +31,11 @@ class RunEvents:
         self._numbered: tuple[object, int] = (None, 0)  # the series for which the stream knows the run's number
         self._keysets: dict[tuple[str, ...], tuple[bytes, Any]] = {}
         self._end: int | None = None
+        self.start_time = _time_ns() // 1_000_000
+
+    def _now_ns(self) -> int:
+        """Return now, or the start where that is ahead of the clock: what was begun with does not come last."""
+        return max(_time_ns(), self.start_time * 1_000_000)
 
     @property
     def experiment(self) -> Experiment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +16,6 @@ from trainspool.texts import storable
 
 RUN_NAME = "mlflow.runName"
 TEXT_BYTES_PER_EVENT = 32 << 10
-
-_time_ns = time.time_ns
 
 
 class RunTexts(RunEvents):
@@ -75,7 +72,7 @@ class RunTexts(RunEvents):
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set several tags; values are stored as ``str(value)``. Errors as ``set_tag``."""
-        texts = [(validation.check_key(key, "key"), _text(value)) for key, value in tags.items()]
+        texts = [(validation.check_key(key, "key"), storable(str(value))) for key, value in tags.items()]
         small: list[tuple[str, str | None]] = []
         for key, text in texts:
             self.tags[key] = text
@@ -115,10 +112,10 @@ class RunTexts(RunEvents):
             flat += (key, text)
             size += len(key) * 4 + len(text or "") * 4
             if size >= TEXT_BYTES_PER_EVENT:
-                self._log(kind, _time_ns(), flat)
+                self._log(kind, self._now_ns(), flat)
                 flat, size = [], 0
         if flat:
-            self._log(kind, _time_ns(), flat)
+            self._log(kind, self._now_ns(), flat)
 
     def _stage_tag(self, key: str, text: str) -> None:
         stream.ensure()
@@ -130,11 +127,7 @@ class RunTexts(RunEvents):
             warn("tag %s of run %s was not kept: %s", key, self.run_id, error)
             return
         stream.pump.staged.append(staged.path)
-        self._log(events.STAGED_TAG, _time_ns(), key, staged.name, staged.size)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else storable(str(value))
+        self._log(events.STAGED_TAG, self._now_ns(), key, staged.name, staged.size)
 
 
 def _param_text(key: str, value: Any) -> str:

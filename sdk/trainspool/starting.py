@@ -161,6 +161,8 @@ def _later_than_the_last(start_ms: int) -> int:
 
 def _start_tags(tags: Mapping[str, Any] | None, description: str | None, existing: str | None) -> dict[str, str]:
     texts = {validation.check_key(key, "key"): str(value) for key, value in (tags or {}).items()}
+    if not existing:  # as MLflow's file store has it; what is set later, None too, is str() of it
+        texts.update((key, "") for key, value in (tags or {}).items() if value is None)
     if description:
         if NOTE in texts:
             raise TrainspoolException(

@@ -245,7 +245,7 @@ class TrainspoolStore(AbstractStore):
 
     @in_mlflows_terms
     def set_tag(self, run_id: str, tag: Any) -> None:
-        self._active_run(run_id).run.set_tag(tag.key, tag.value)
+        self._active_run(run_id).run.set_tag(tag.key, "" if tag.value is None else tag.value)
 
     @in_mlflows_terms
     def log_batch(self, run_id: str, metrics: Any, params: Any, tags: Any) -> None:

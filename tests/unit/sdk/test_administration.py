@@ -278,3 +278,9 @@ def check_stage(store: Path, *, deleted: bool) -> None:
     folder = store / (".trash" if deleted else "") / NUMBER
     stages = {stored(one)["lifecycle_stage"] for one in (folder, folder / RUN, folder / DELETED)}
     assert stages == {"deleted" if deleted else "active"}
+
+
+def test_none_is_told_as_mlflow_tells_it(store: Path, here: spooled.Place) -> None:
+    mlflow.set_experiment_tag("q", None)
+    mlflow.set_experiment_tags({"w": None})
+    assert [event[3] for event in experiment_events(here)] == [["q", "None"], ["w", "None"]]

@@ -222,7 +222,7 @@ def test_tags_are_set_changed_and_deleted(seen: Seen) -> None:
     assert refused.value.error_code == "RESOURCE_DOES_NOT_EXIST"
     assert mlflow.active_run().info.run_name == "renamed"
     held = seen()
-    assert held.tags["a"] == "" and held.tags["b"] is None and "never set" not in held.tags
+    assert held.tags["a"] == "None" and held.tags["b"] is None and "never set" not in held.tags
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\0b", "😀" * 10, "\udcff"])

@@ -305,3 +305,12 @@ def test_runs_of_one_millisecond_start_one_after_another(seen: Seen, monkeypatch
     assert all(run.info.end_time >= run.info.start_time for run in runs[:3])
     ends = [event[2] // 1_000_000 for event in seen().of(events.END)]
     assert ends[:3] == starts[:3] and ends[-1] == starts[-1]
+
+
+def test_a_tag_that_is_set_beats_the_one_that_its_run_began_with_ahead_of_the_clock(seen: Seen) -> None:
+    for number in range(20):
+        with mlflow.start_run(tags={"a": number}):
+            mlflow.set_tag("a", "set")
+    held = seen()
+    starts = {event[1]: event[2] for event in held.of(events.START)}
+    assert all(event[2] >= starts[event[1]] for event in held.of(events.TAGS) if "a" in event[3])
