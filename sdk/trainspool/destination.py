@@ -10,12 +10,13 @@ from trainspool import settings, validation
 from trainspool.entities import Experiment
 from trainspool.errors import TrainspoolException
 from trainspool.spool import events
-from trainspool.spool.experiments import experiment_id_for
+from trainspool.spool.experiments import DEFAULT_ID, experiment_id_for
 from trainspool.stream import stream
 
 chosen: list[Experiment] = []
 """The experiment that ``set_experiment`` named; empty until then."""
 names_by_id: dict[str, str] = {}
+_used_ids: set[str] = set()  # by this process, whether anybody knows them or not
 _uri_said: list[str] = []
 
 
@@ -52,21 +53,47 @@ def set_experiment(
 ) -> Experiment:
     """Make the experiment that runs started from now on belong to; it is created if the store has none of that name.
 
+    An id is looked for, in the store; for one that is not there it is waited, not for ever, as it may be on its way.
+
     Raises:
-        TrainspoolException: neither or both of name and id, or a name that cannot be one.
+        TrainspoolException: neither or both of name and id, a name that cannot be one, or an id that nobody knows.
     """
     if (experiment_name is None) == (experiment_id is None):
         which = "Must specify exactly one of: `experiment_id` or `experiment_name`."
         raise TrainspoolException(which)
     stream.configured()  # before the variable below changes: it may have been handed to us with a run
-    experiment = named(experiment_name) if experiment_name is not None else numbered(experiment_id)
-    chosen[:] = [experiment]
     if experiment_name is not None:
+        experiment = found = named(experiment_name)
         os.environ["TRAINSPOOL_EXPERIMENT"] = experiment.name
+    else:
+        experiment = _numbered(experiment_id)  # without the name that the store has: it may be changed there
+        found = _known(experiment)
+    chosen[:] = [experiment]
     stream.ensure()
     where = (stream.store, experiment.experiment_id, experiment.name or None)
     stream.ring.append(events.pack(events.EXPERIMENT, time.time_ns(), *where, []))
-    return experiment
+    return found
+
+
+def _known(experiment: Experiment) -> Experiment:
+    """Return an experiment as the store has it, or as this process uses it.
+
+    Raises:
+        TrainspoolException: the store has no such id, nor has it one with what this process logged.
+    """
+    number = experiment.experiment_id
+    if number in names_by_id or number in _used_ids or stream.configured().disabled:
+        return experiment
+    from trainspool import fluent_reading, settling  # loaded when something is read
+    from trainspool.reading import experiments
+
+    is_settled, place = True, experiments.by_id(stream.store, number)
+    if place is None and number != DEFAULT_ID:
+        is_settled = settling.settle()
+        place = experiments.by_id(stream.store, number)
+        if place is None:
+            raise fluent_reading.not_found(f"Could not find experiment with ID {number}", is_settled)
+    return (None if place is None else experiments.read(place)) or experiment
 
 
 def named(name: str) -> Experiment:
@@ -77,6 +104,13 @@ def named(name: str) -> Experiment:
 
 
 def numbered(experiment_id: Any) -> Experiment:
+    """Return an experiment that a run is to be in, looked for nowhere."""
+    experiment = _numbered(experiment_id)
+    _used_ids.add(experiment.experiment_id)
+    return experiment
+
+
+def _numbered(experiment_id: Any) -> Experiment:
     number = validation.check_experiment_id(experiment_id)
     return Experiment(number, names_by_id.get(number, "Default" if number == "0" else ""), f"{stream.store}/{number}")
 

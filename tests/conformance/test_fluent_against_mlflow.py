@@ -282,6 +282,7 @@ RAISE_IN_BOTH: Calls = [
     ["set_experiment", {}],
     ["set_experiment", "", {}],
     ["set_experiment", "name", {"experiment_id": "1"}],
+    ["set_experiment", {"experiment_id": "987654321"}],
     ["log_text", "x", "../outside.txt", {}],
     ["log_artifact", "one.txt", "x", "../../outside", {}],
 ]

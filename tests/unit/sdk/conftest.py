@@ -29,6 +29,8 @@ def let_go() -> None:
     active._thread.stack = active._Stack()
     destination.chosen.clear()
     destination._uri_said.clear()
+    destination._used_ids.clear()
+    destination.names_by_id.clear()
     leaving._uncaught.clear()
     source.user.cache_clear()
 

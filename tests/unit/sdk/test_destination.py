@@ -11,9 +11,17 @@ from spooled import Place, Seen
 
 import trainspool as mlflow
 from trainspool.errors import TrainspoolException
-from trainspool.spool import events
+from trainspool.spool import events, plainyaml
+from trainspool.spool.experiments import experiment_id_for
+from trainspool.stream import stream
 
 pytestmark = pytest.mark.usefixtures("here")
+
+
+def make_experiment(folder: Path, name: str) -> None:
+    folder.mkdir(parents=True)
+    about = {"experiment_id": folder.name, "name": name, "lifecycle_stage": "active"}
+    (folder / "meta.yaml").write_bytes(plainyaml.render(about))
 
 
 @pytest.mark.parametrize("address", ["http://localhost:5000", "https://x", "sqlite:///a.db", "postgresql://x"])
@@ -38,7 +46,8 @@ def test_an_experiment_is_chosen_by_name_or_id(seen: Seen) -> None:
     assert made.name == "mnist" and len(made.experiment_id) == 18
     with mlflow.start_run() as run:
         assert run.info.experiment_id == made.experiment_id
-    mlflow.set_experiment(experiment_id="7")
+    make_experiment(Path(mlflow.get_tracking_uri(), "7"), "by MLflow")
+    assert mlflow.set_experiment(experiment_id="7").name == "by MLflow"
     with mlflow.start_run() as run:
         assert run.info.experiment_id == "7"
     with mlflow.start_run(experiment_id="0") as run:
@@ -127,3 +136,30 @@ def test_a_run_that_trainspool_hands_over_is_not_followed_by_one_of_mlflows(
         assert run.run_id == "ab" * 16
     with mlflow.start_run() as run:
         assert run.run_id not in ("ab" * 16, "cd" * 16)
+
+
+def test_an_id_that_nobody_knows_is_no_experiment_to_set(seen: Seen) -> None:
+    with pytest.raises(TrainspoolException, match="Could not find experiment with ID 987654321") as told:
+        mlflow.set_experiment(experiment_id="987654321")
+    assert told.value.error_code == "RESOURCE_DOES_NOT_EXIST"
+    assert stream.pump is None, "nothing was logged"
+    with mlflow.start_run() as run:
+        assert run.info.experiment_id == "0"
+    assert mlflow.set_experiment(experiment_id="0").name == "Default"
+    with pytest.raises(TrainspoolException, match="Could not find"):
+        mlflow.set_experiment(experiment_id="987654321")
+    with mlflow.start_run(experiment_id="987654321"):
+        pass
+    mlflow.set_experiment(experiment_id="987654321")
+
+
+def test_an_experiment_of_this_process_is_set_by_its_id_without_the_store(seen: Seen) -> None:
+    made = mlflow.set_experiment("mnist")
+    mlflow.set_experiment("another")
+    assert mlflow.set_experiment(experiment_id=made.experiment_id) == made
+    assert made.experiment_id == experiment_id_for("mnist")
+
+
+def test_where_nothing_is_logged_on_purpose_any_experiment_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINSPOOL_DISABLED", "1")
+    assert mlflow.set_experiment(experiment_id="987654321").experiment_id == "987654321"
