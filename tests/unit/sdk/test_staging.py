@@ -101,7 +101,7 @@ def test_links_are_followed_as_mlflow_does(seen: Seen, source: Path, tmp_path: P
     assert seen().artifacts == {"link": b""}
 
 
-def test_what_is_not_there_raises_as_in_mlflow(source: Path) -> None:
+def test_what_is_not_there_raises(source: Path) -> None:
     with pytest.raises(FileNotFoundError):
         mlflow.log_artifact(source / "missing")
     with pytest.raises(FileNotFoundError):
