@@ -259,3 +259,18 @@ def test_a_resumed_run_tells_what_the_store_has_of_it_and_stays_where_it_is(box:
     assert (same, status, note, name, files) == (True, "RUNNING", "kept", "named", ["a.txt"])
     assert during == [3.0, {"lr": "0.1", "late": "1"}, where]
     assert recipe.snapshot(box.store)[run_id]["eid"] == experiment
+
+
+MANY = """
+runs = []
+for _ in range(30):
+    with mlflow.start_run() as run:
+        runs.append(run.info.run_id)
+found = mlflow.search_runs(order_by=["start_time DESC"], output_format="list")
+in_order = [run.info.run_id for run in found] == runs[::-1]
+print(json.dumps([in_order, all(run.info.end_time >= run.info.start_time for run in found)]))
+"""
+
+
+def test_runs_begun_at_once_are_found_in_the_order_of_their_beginning(box: Box) -> None:
+    assert said_by(box, MANY) == [True, True]

@@ -292,7 +292,7 @@ def test_in_a_forked_child_the_parents_run_does_not_stand_in_the_way(here: Place
 def test_runs_of_one_millisecond_start_one_after_another(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now)
-    monkeypatch.setattr("trainspool.run._time_ns", lambda: now)
+    monkeypatch.setattr("trainspool.runevents._time_ns", lambda: now)
     runs = []
     for _ in range(3):
         with mlflow.start_run() as run:
