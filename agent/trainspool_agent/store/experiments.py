@@ -51,6 +51,7 @@ class Experiments:
         self.root = root
         self._metas: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {}
         self._seen: tuple[int, int] | None = None
+        self._device: int | None = None  # of a root that we prepared
         self._by_name: dict[str, Experiment] = {}
         self._by_id: dict[str, Experiment] = {}
 
@@ -71,6 +72,7 @@ class Experiments:
                 files.fs.make_shared_folder(f"{self.root}/{name}")
             if not os.path.exists(f"{self.root}/{DEFAULT_ID}/{META}"):
                 self._create(DEFAULT_ID, DEFAULT_NAME)
+            self._device = os.stat(self.root).st_dev
         except OSError as error:
             raise StoreRefused(
                 f"the store cannot be made ({error.strerror})",
@@ -139,8 +141,34 @@ class Experiments:
         self._seen = None
         return experiment
 
+    def _prepare_again(self) -> None:
+        """Make the root anew after someone removed it, as MLflow would; not where a device was unmounted.
+
+        Raises:
+            StoreRefused: it lay on another device than what is there now, or cannot be made.
+        """
+        there = self.root
+        while not os.path.isdir(there):
+            there = os.path.dirname(there)
+        if os.stat(there).st_dev != self._device:
+            raise StoreRefused(
+                "the store is gone, and so is the device it lay on",
+                self.root,
+                f"mount it; for a new store here, mkdir -p {self.root}/{TRASH}",
+            )
+        self.prepare()
+
+    def _changed_ns(self) -> tuple[int, int]:
+        return os.stat(self.root).st_mtime_ns, os.stat(f"{self.root}/{TRASH}").st_mtime_ns
+
     def _refresh(self) -> None:
-        seen = (os.stat(self.root).st_mtime_ns, os.stat(f"{self.root}/{TRASH}").st_mtime_ns)
+        try:
+            seen = self._changed_ns()
+        except FileNotFoundError:
+            if self._device is None:
+                raise
+            self._prepare_again()
+            seen = self._changed_ns()
         if seen == self._seen:
             return
         self._by_id, found = {}, []

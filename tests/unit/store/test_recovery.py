@@ -12,6 +12,7 @@ from handmade import BOOT, Stream, contents, feed, feed_async, open_store
 
 from trainspool.spool import events as ev
 from trainspool_agent.compact import Dictionary, EventFrame
+from trainspool_agent.store.errors import StoreRefused
 from trainspool_agent.store.writer import FileStore
 
 RUN = "a" * 32
@@ -248,6 +249,45 @@ def test_a_removed_run_is_skipped_and_a_moved_experiment_followed(tmp_path: Path
     feed(store, stream, frames=stream.frames[8:], dictionary=dictionary)
     assert not list(root.rglob(RUN))
     store.close()
+
+
+@pytest.mark.parametrize("left", ["nothing", "the root", "the trash"])
+def test_a_removed_store_is_made_anew_for_the_next_run(tmp_path: Path, left: str) -> None:
+    root, first, second = tmp_path / "runs", Stream("1" * 32), Stream("2" * 32)
+    store, dictionary = open_store(root), Dictionary()
+    for stream, run_id in ((first, RUN), (second, "b" * 32)):
+        run = stream.run(run_id)
+        stream.start(run, "name")
+        stream.frame()
+        stream.point(run, "a", 0.5, 1)
+        stream.end(run, ev.FINISHED)
+        stream.frame()
+    feed(store, first, frames=first.frames[:1], dictionary=dictionary)
+    shutil.rmtree(root)
+    if left != "nothing":
+        (root / (".trash" if left == "the trash" else "")).mkdir(parents=True)
+    feed(store, first, frames=first.frames[1:], dictionary=dictionary)
+    feed(store, second)
+    (found,) = root.glob("*/*/metrics/a")
+    assert found.parents[1].name == "b" * 32, "the removed run stays removed"
+    assert (root / "0/meta.yaml").exists() == (left != "the trash"), "there was a store, if an empty one"
+    store.close()
+
+
+def test_a_store_whose_device_went_is_not_made_on_the_one_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, stream = tmp_path / "mounted" / "runs", a_stream(5)
+    store, dictionary = open_store(root), Dictionary()
+    feed(store, stream, frames=stream.frames[:1], dictionary=dictionary)
+    shutil.rmtree(root)
+    monkeypatch.setattr(store._experiments, "_device", -1)
+    other = Stream("2" * 32)
+    other.start(other.run("b" * 32))
+    other.frame()
+    with pytest.raises(StoreRefused, match="so is the device it lay on"):
+        feed(store, other)
+    assert not root.exists()
 
 
 def test_applies_of_one_run_at_the_same_time_take_turns(tmp_path: Path) -> None:
