@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from crash.simulation.world import Host, Killed, World
@@ -15,6 +15,7 @@ from trainspool_agent.settings import Settings
 from trainspool_agent.takeover import Takeover
 
 TURN_S = 1e-6
+PATIENCE_S = 300.0
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -110,7 +111,7 @@ class Carrier:
 
     def _let_go(self) -> None:
         """What the kernel does for a process that is gone."""
-        self.world.running.pop(self.pid, None)
+        self.world.gone(self.pid)
         agent = self.agent
         _cancel_all(self.loop)
         for stream in agent.streams.values():
@@ -136,12 +137,22 @@ def take_over(world: World, host: Host, killed_in: int | None) -> None:
             _cancel_all(loop)
         world.kill_in(None)
         assert not takeover.problems, takeover.problems
-    world.running.pop(pid)
+    world.gone(pid)
     for stream in takeover.streams.values():
         stream.close()
     for store in takeover._stores._open.values():
         store._memory.close()
     loop.close()
+
+
+def run_to_its_end(world: World, main: Coroutine[Any, Any, Any]) -> Any:
+    """``asyncio.run`` in the world's time. Everyone else stands still: who waits for them is told to leave (Ctrl-C)."""
+    loop = _Loop(world)
+    try:
+        return loop.run_until_complete(asyncio.wait_for(main, PATIENCE_S))
+    finally:
+        _cancel_all(loop)
+        loop.close()
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import random
 import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
-from crash.simulation.agents import Carrier, take_over
+from crash.simulation.agents import Carrier, run_to_its_end, take_over
 from crash.simulation.foreign import Foreigner
 from crash.simulation.judge import Reader, check_run
 from crash.simulation.model import FAILED, FINISHED, expected
@@ -355,7 +358,9 @@ def _replay(play: _Play, rng: random.Random) -> None:
             # Not done with `again`: what one replay took from a ring that the next one cannot see is counted twice
             # when an agent carries it, in one frame with what follows.
             again = rng.random() < 0.3 and all(writer.replayed <= writer.pumped for writer in play.writers)
-            replay([places], play.world.store, Wanted(), again=again, progress=lambda _: None)
+            in_its_time = mock.patch("asyncio.run", functools.partial(run_to_its_end, play.world))
+            with in_its_time, contextlib.suppress(asyncio.TimeoutError):
+                replay([places], play.world.store, Wanted(), again=again, progress=lambda _: None)
 
 
 def _take_over(play: _Play, rng: random.Random) -> None:

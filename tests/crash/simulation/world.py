@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import os
 import random
@@ -27,6 +28,7 @@ _CHANGING = (
     "write", "pwrite", "rename", "replace", "unlink", "link", "mkdir", "rmdir",
     "fsync", "fdatasync", "ftruncate", "chmod",
 )  # fmt: skip
+_real_flock = fcntl.flock
 _real_open, _real_urandom, _real_time_ns, _real_monotonic = os.open, os.urandom, time.time_ns, time.monotonic
 
 
@@ -57,6 +59,7 @@ class World:
         self.random = random.Random(seed)
         self.mono, self.wall_ns = 1000.0, START_NS
         self.running: dict[int, Host] = {}
+        self._locks: dict[int, tuple[int, int]] = {}  # descriptor → the process that locked it, the file
         self.pid = 0
         self._pids = 100
         self._kill_in: int | None = None
@@ -80,6 +83,22 @@ class World:
             yield
         finally:
             self.here, self.pid = before
+
+    # -- locks
+
+    def lock(self, fd: int, operation: int) -> None:
+        _real_flock(fd, operation)
+        self._locks[fd] = self.pid, os.fstat(fd).st_ino
+
+    def gone(self, pid: int) -> None:
+        """The process *pid* does not run any more: the kernel gives its locks back (descriptors leak here)."""
+        self.running.pop(pid, None)
+        for fd, (owner, inode) in list(self._locks.items()):
+            if owner == pid:
+                del self._locks[fd]
+                with contextlib.suppress(OSError):  # it was closed
+                    if os.fstat(fd).st_ino == inode:
+                        _real_flock(fd, fcntl.LOCK_UN)
 
     # -- kills
 
@@ -166,6 +185,7 @@ def simulated() -> Iterator[None]:
         "trainspool.spool.listing.time": _TrueClock,
         "os.urandom": lambda count: _world[-1].random.randbytes(count) if _world else _real_urandom(count),
         "os.open": _open,
+        "fcntl.flock": lambda fd, operation: (_world[-1].lock if _world else _real_flock)(fd, operation),
         **{f"os.{name}": _counting(name) for name in _CHANGING},
         "asyncio.to_thread": _to_thread,
         "trainspool_agent.store.threads.in_idle_thread": _to_thread,

@@ -237,7 +237,7 @@ class Writer:
 
     def _let_go(self) -> None:
         """What the kernel does for a process that is gone."""
-        self.world.running.pop(self.pid, None)
+        self.world.gone(self.pid)
         pump, ring = self.stream.pump, self.stream.ring
         assert pump is not None
         fds = {pump._lock_fd, *(writer.fd for writer in (pump._writer, pump._unfinished) if writer)}
