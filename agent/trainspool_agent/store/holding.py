@@ -93,6 +93,11 @@ class Holding:
 
     def _lose(self, run_id: str) -> None:
         """Another agent has the run. Were our state kept, our next checkpoint would be of what is no more."""
+        state = self._memory.peek(run_id)
+        if state is not None and state.experiment is not None and not os.path.isdir(state.folder):
+            self._memory.relocate(state)
+            if state.gone:
+                return  # someone removed it, and is not to find it again
         self._memory.forget(run_id)
         self.fallen.add(run_id)
 

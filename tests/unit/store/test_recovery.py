@@ -12,6 +12,7 @@ from handmade import BOOT, Stream, contents, feed, feed_async, open_store
 
 from trainspool.spool import events as ev
 from trainspool_agent.compact import Dictionary, EventFrame
+from trainspool_agent.store import lease
 from trainspool_agent.store.errors import StoreRefused
 from trainspool_agent.store.writer import FileStore
 
@@ -248,6 +249,22 @@ def test_a_removed_run_is_skipped_and_a_moved_experiment_followed(tmp_path: Path
     shutil.rmtree(root / ".trash" / experiment.name / RUN)
     feed(store, stream, frames=stream.frames[8:], dictionary=dictionary)
     assert not list(root.rglob(RUN))
+    store.close()
+
+
+def test_a_removed_run_stays_removed_when_its_lease_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, root = a_stream(9), tmp_path / "runs"
+    store, dictionary = open_store(root), Dictionary()
+    feed(store, stream, frames=stream.frames[:4], dictionary=dictionary)
+    (folder,) = root.glob(f"*/{RUN}")
+    shutil.rmtree(folder)
+    monkeypatch.setattr(lease, "TRUST_S", 0.0)
+    monkeypatch.setattr(lease, "REFRESH_S", 0.0)
+    store.checkpoint(force=True)
+    feed(store, stream, frames=stream.frames[4:], dictionary=dictionary)
+    assert not store.fallen and not list(root.rglob(RUN))
     store.close()
 
 
