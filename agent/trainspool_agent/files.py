@@ -45,6 +45,9 @@ class StoreFiles(files.Files):
     def change_mode(self, path: str, mode: int) -> None:
         os.chmod(path, mode)
 
+    def change_owner(self, path: str, user: int, group: int) -> None:
+        os.chown(path, user, group, follow_symlinks=False)
+
     def sync_path(self, path: str) -> None:
         """fsync a file or folder; one that is gone needs none."""
         try:
