@@ -44,7 +44,11 @@ NO_SPOOL_NO_STORE = {
     # What a person asked to have, where they asked to have it.
     "agent/trainspool_agent/look/fetching.py": {"mkdir", "open", "os.replace", "os.unlink", "os.write"},
     # A database beside the store, by another program; it gets its name when it was counted.
-    "agent/trainspool_agent/export.py": {"os.link", "tempfile.TemporaryDirectory"},
+    "agent/trainspool_agent/export/target.py": {
+        *("os.open", "os.link", "os.rename", "os.unlink", "os.fsync", "shutil.rmtree", "tempfile.TemporaryDirectory")
+    },
+    # A view of a store, of links, in the folder of that database.
+    "agent/trainspool_agent/export/repeats.py": {"os.mkdir", "os.symlink", "write_bytes"},
     # A folder of their own, removed again, when the spool takes nothing.
     "sdk/trainspool/artifacts.py": {"tempfile.mkdtemp"},
     # Copies for who asks for them, where they ask for them.

@@ -9,7 +9,10 @@ import click
 
 from trainspool_agent.cli import show
 from trainspool_agent.cli.status import DEFAULT_STORE
-from trainspool_agent.export import export
+from trainspool_agent.cli.stopping import tidily
+from trainspool_agent.export import Report, export
+
+FILES_SHOWN = 5
 
 
 @click.group("export")
@@ -26,11 +29,14 @@ def export_command() -> None:
 @show.store_option
 @show.json_option
 @show.failing_kindly
+@tidily
 def mlflow_db(target: str, store: Path | None, as_json: bool) -> None:
     """Make an MLflow database of a store, by MLflow's own migration (3.10 or later), and count what arrived.
 
-    The file appears only when every run, point, param and tag of the store was counted in it. Artifacts stay where they
-    are: the database has their addresses. The store is only read.
+    The file appears only when all of the store was counted in it: experiments, runs, points, params, tags, datasets,
+    inputs, traces, assessments, logged and registered models. What MLflow would skip or refuse is named instead. Lines
+    of a metric that say the same twice (MLflow's log_model leaves such) are one point in a database. Artifacts stay
+    where they are: the database has their addresses. The store is only read.
 
     \b
     Example: trainspool export mlflow-db sqlite:///mlflow.db --store ./mlruns
@@ -40,6 +46,20 @@ def mlflow_db(target: str, store: Path | None, as_json: bool) -> None:
     if as_json:
         show.print_json(asdict(report))
         return
-    counts = ", ".join(f"{count:,} {'points' if name == 'metrics' else name}" for name, count in report.counts.items())
-    click.echo(f"{report.database}: {counts}; as many as in the store")
+    _say(report)
     click.echo(f"See it: mlflow ui --backend-store-uri {target}")
+
+
+def _say(report: Report) -> None:
+    counts = ", ".join(
+        f"{count:,} {'points' if name == 'metrics' else name.replace('_', ' ')}"
+        for name, count in report.counts.items()
+        if count
+    )
+    click.echo(f"{show.plain(report.database)}: {counts}; as many as in the store")
+    if report.repeats:
+        click.echo(
+            f"{report.repeats:,} metric lines say what another says, and are one point there; in each file first:"
+        )
+        for file in report.repeated[:FILES_SHOWN]:
+            click.echo(f"  {show.plain(file)}")

@@ -47,16 +47,17 @@ def check_is_store(store: str) -> None:
     """
     if os.path.lexists(f"{store}/{META}") or os.path.basename(store) in (TRASH, MODELS):
         what, next_step = "this is a part of a store", "name the store itself, the folder that holds the experiments"
-    elif _holds_experiments(store):
+    elif holds_experiments(store):
         return
-    elif _holds_experiments(f"{store}/mlruns"):
+    elif holds_experiments(f"{store}/mlruns"):
         what, next_step = "the store is a folder in this one", f"the same with {store}/mlruns"
     else:
         what, next_step = "no experiment lies there", "name the folder that holds the experiments, e.g. mlruns"
     raise StoreRefused(what, store, next_step, kept=KEPT)
 
 
-def _holds_experiments(store: str) -> bool:
+def holds_experiments(store: str) -> bool:
+    """Whether a folder is a store, as far as that can be read."""
     return any(
         _is_experiment(f"{parent}/{name}")
         for parent in (store, f"{store}/{TRASH}")
@@ -66,13 +67,13 @@ def _holds_experiments(store: str) -> bool:
 
 
 def _is_experiment(folder: str) -> bool:
-    """Whether a folder is an experiment, as far as its ``meta.yaml`` can be read."""
+    """Whether a folder is an experiment; by its name if its ``meta.yaml`` cannot be read: others have such files."""
     try:
         values = meta.read(f"{folder}/{META}")
     except FileNotFoundError:
         return False
     except (OSError, meta.UnreadableMeta):
-        return True
+        return os.path.basename(folder).isdigit()
     return "experiment_id" in values and "run_id" not in values and "model_id" not in values
 
 
