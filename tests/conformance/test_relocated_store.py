@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import threading
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_a_moved_store_without_any_artifact_is_mended_on_its_owners_word(tmp_pat
     assert uri(new, run) == f"{new}/{experiment}/{run}/artifacts"
 
 
-def test_the_model_registry_moves_along(tmp_path: Path) -> None:
+def test_models_traces_and_the_registry_move_along(tmp_path: Path) -> None:
     class Same(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
         def predict(self, context: Any, model_input: Any) -> Any:
             return model_input
@@ -123,6 +124,9 @@ def test_the_model_registry_moves_along(tmp_path: Path) -> None:
         with mlflow.start_run() as run:
             mlflow.pyfunc.log_model(name="m", python_model=Same(), registered_model_name="reg one", pip_requirements=[])
             mlflow.log_text("x", "model/a.txt")
+        with mlflow.start_span("traced") as span:
+            trace = span.trace_id
+        mlflow.flush_trace_async_logging()
         client = MlflowClient(str(old))
         client.create_model_version("reg one", f"{run.info.artifact_uri}/model", run.info.run_id)  # MLflow 2's way
         client.set_registered_model_alias("reg one", "champion", 1)
@@ -132,6 +136,7 @@ def test_the_model_registry_moves_along(tmp_path: Path) -> None:
         mlflow.set_tracking_uri(str(new))
         for name in ("models:/reg one/1", "models:/reg one@champion"):
             assert mlflow.pyfunc.load_model(name).predict([1]) == [1]
+        assert [one.name for one in MlflowClient(str(new)).get_trace(trace).data.spans] == ["traced"]
         second = MlflowClient(str(new)).get_model_version("reg one", "2")
         assert [second.source, MlflowClient(str(new)).get_model_version_download_uri("reg one", "2")] == [
             f"{new}/{run.info.experiment_id}/{run.info.run_id}/artifacts/model"
@@ -223,6 +228,16 @@ def test_a_file_that_cannot_be_written_is_named_and_is_as_it_was(
     said = call("relocate", new)
     assert said.exit_code == 1 and "No space left" in said.output and uri(new, run).startswith(str(old))
     assert not list(new.rglob(f"{rewrite.PREFIX}*"))
+
+
+def test_a_stopped_call_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = tmp_path / "old" / "mlruns", tmp_path / "new" / "mlruns"
+    _, run = make_run(old)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    before = sorted(new.rglob("*"))
+    monkeypatch.setattr(rewrite.files.fs, "sync", lambda fd: os.kill(os.getpid(), signal.SIGTERM))
+    assert call("relocate", new).exit_code == 128 + signal.SIGTERM
+    assert sorted(new.rglob("*")) == before and uri(new, run).startswith(str(old))
 
 
 def test_what_a_killed_call_left_is_removed(tmp_path: Path) -> None:
