@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 
 from trainspool_agent import export as package
 from trainspool_agent.cli import main
-from trainspool_agent.export import ExportFailed, export, target
+from trainspool_agent.export import ExportFailed, export, migration, target
 from trainspool_agent.export.lines import BadLine, look, without_repeats
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -273,15 +273,29 @@ def test_a_module_of_the_users_does_not_shadow_pythons(tmp_path: Path, monkeypat
 def test_a_full_disk_is_called_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_store(tmp_path / "mlruns")
     program = "raise SystemExit('sqlite3.OperationalError: database or disk is full')"
-    monkeypatch.setattr(package.migrate.__globals__["sys"], "executable", sys.executable)
-    monkeypatch.setitem(package.migrate.__globals__, "PROGRAM", program)
+    monkeypatch.setattr(migration, "PROGRAM", program)
     with pytest.raises(ExportFailed, match=r"not enough space in .*Next: make room"):
         export(tmp_path / "mlruns", f"sqlite:///{tmp_path}/x.db")
 
 
-def start_export(folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start an export, and wait until it builds."""
-    process = subprocess.Popen([TRAINSPOOL, "export", "mlflow-db", "sqlite:///x.db"], cwd=folder)
+STANDING_STILL = """
+import os, time
+def migrate(source, target, progress):
+    open("mlflow.db", "w").close()
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.02)
+"""
+
+
+def start_export(folder: Path, place: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start an export, and wait until it builds; an MLflow at *place* does so as long as the export lives."""
+    package_of_it = place / "mlflow" / "store" / "fs2db"
+    package_of_it.mkdir(parents=True)
+    (package_of_it / "__init__.py").write_text(STANDING_STILL)
+    (place / "mlflow" / "__init__.py").touch()
+    command = [TRAINSPOOL, "export", "mlflow-db", "sqlite:///x.db"]
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(place)})
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for found in folder.glob(".x.db.unfinished-*/mlflow.db"):
@@ -290,16 +304,19 @@ def start_export(folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
     raise AssertionError("nothing is built")
 
 
-def test_what_a_stopped_export_built_is_removed(tmp_path: Path) -> None:
+def test_what_a_stopped_export_built_is_removed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     make_store(tmp_path / "mlruns")
-    process, _ = start_export(tmp_path)
+    process, _ = start_export(tmp_path, tmp_path_factory.mktemp("still"))
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 128 + signal.SIGTERM and os.listdir(tmp_path) == ["mlruns"]
 
 
-def test_what_a_killed_export_left_is_removed_by_the_next_and_what_another_builds_is_not(tmp_path: Path) -> None:
+def test_what_a_killed_export_left_is_removed_by_the_next_and_what_another_builds_is_not(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     make_store(tmp_path / "mlruns")
-    process, left = start_export(tmp_path)
+    process, left = start_export(tmp_path, tmp_path_factory.mktemp("still"))
+    assert is_locked(left)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 60

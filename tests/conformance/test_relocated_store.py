@@ -94,6 +94,20 @@ def test_a_copy_is_mended_though_the_old_place_still_has_every_file(tmp_path: Pa
     assert listed(old, run) == ["a.txt", "later.txt"], "the old one is as it was"
 
 
+def test_one_file_that_came_to_the_old_place_afterwards_does_not_make_it_a_place_of_its_own(tmp_path: Path) -> None:
+    old, new = tmp_path / "old" / "mlruns", tmp_path / "new" / "mlruns"
+    (experiment, run), (_, other), (_, empty) = make_run(old), make_run(old), make_run(old, None)
+    _, third = make_run(old)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    late = old / experiment / run / "artifacts" / "late.txt"  # of a training that went on
+    late.parent.mkdir(parents=True)
+    late.write_text("x")
+    said = call("relocate", new)
+    assert f"left {late.parent}: files lie there that are not in the store" in said.output
+    assert all(uri(new, one).startswith(str(new)) for one in (other, third, empty))
+    assert MlflowClient(str(new)).get_experiment(experiment).artifact_location == f"{new}/{experiment}"
+
+
 def test_a_copy_without_its_artifacts_keeps_the_addresses_that_have_them(tmp_path: Path) -> None:
     old, new = tmp_path / "old" / "mlruns", tmp_path / "new" / "mlruns"
     _, run = make_run(old)

@@ -48,8 +48,10 @@ def replace(path: str, data: bytes, folder: str) -> None:
 
 
 def _take_after(temporary: str, about: os.stat_result) -> None:
-    with contextlib.suppress(PermissionError):  # only root gives files away
-        files.fs.change_owner(temporary, about.st_uid, about.st_gid)
+    for user in (about.st_uid, -1):  # only root gives files away; to a group of theirs, others do
+        with contextlib.suppress(OSError):
+            files.fs.change_owner(temporary, user, about.st_gid)
+            break
     files.fs.change_mode(temporary, stat.S_IMODE(about.st_mode))
 
 

@@ -40,8 +40,8 @@ class _Root:
     """What is known of a root that addresses name."""
 
     is_store: bool = False  # experiments lie there still: the store was copied
-    moved: bool = False  # files of an address below it lie in the store
-    elsewhere: bool = False  # files of an address below it lie there, and not in the store
+    moved: int = 0  # addresses below it whose files lie in the store
+    elsewhere: int = 0  # those that have files there, and not in the store
 
 
 class Judge:
@@ -63,11 +63,10 @@ class Judge:
         root = self._roots.setdefault(parsed.root, _Root())
         experiment = parsed.tail.split("/")[0]
         root.is_store = root.is_store or _is_store(parsed.root, experiment)
-        root.moved = root.moved or place.ours
         if parsed.tail != experiment:
             there, here = _names(parsed.path), _names(parsed.here)
-            root.elsewhere = root.elsewhere or bool(there - here)
-            root.moved = root.moved or bool(here and not there - here)
+            root.elsewhere += bool(there - here)
+            root.moved += bool((here or place.ours) and not there - here)
 
     def verdict(self, place: Place, address: str) -> Verdict:
         """Say what *address* should be, in the form it has."""
@@ -89,7 +88,7 @@ class Judge:
             return "files lie there that are not in the store"
         if here or root.is_store or parsed.root in self._before:
             return ""
-        if root.elsewhere:
+        if root.elsewhere and root.elsewhere >= root.moved:
             return f"files of other addresses lie below {parsed.root}, and not in the store: a place of their own"
         if root.moved:
             return ""
