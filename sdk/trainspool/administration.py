@@ -61,7 +61,9 @@ def create_experiment(
     experiment = destination.named(name)
     _check_location(artifact_location, experiment.artifact_location)
     _made.add((stream.store, name))
-    _tell(experiment.experiment_id, name, texts)
+    _tell(experiment.experiment_id, name, {})  # without tags: the name is chosen, whoever had its id before
+    if texts:
+        _tell(experiment.experiment_id, name, texts)
     settle()
     return stored_id(experiment.experiment_id)
 

@@ -5,16 +5,17 @@ Source: mlflow-store.md 1.1, 1.10; design.md 2.5.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from typing import Any, NamedTuple
 
-from trainspool.spool.experiments import DEFAULT_ID, DEFAULT_NAME, experiment_id_for
+from trainspool.spool.experiments import DEFAULT_ID, DEFAULT_NAME, experiment_ids_for
 from trainspool_agent import checkpoint, files
 from trainspool_agent.store import meta
 from trainspool_agent.store.changes import ExperimentChange
 from trainspool_agent.store.errors import StoreRefused
-from trainspool_agent.store.files import publish, remove
+from trainspool_agent.store.files import publish, remove, temporary_in
 from trainspool_agent.store.layout import (
     META,
     MODELS,
@@ -80,26 +81,39 @@ class Experiments:
                 "make it and give yourself write permission, or choose another with TRAINSPOOL_STORE or --store",
             ) from error
 
-    def ensure(self, experiment_id: str | None, name: str | None) -> Experiment:
+    def ensure(self, experiment_id: str | None, name: str | None, *, chosen: bool = False) -> Experiment:
         """Return the experiment, made if it is not there.
 
-        An id that is there wins over the name; a name that is there keeps its id. An id that MLflow's tools would
-        pass over is not made: its runs go where the name says, else to Default.
+        A name that is there keeps its id. An id that is there wins over a name that is not: the experiment was renamed,
+        and its runs go on in it, unless someone has *chosen* the name anew. An id that MLflow's tools would pass over
+        is not made: its runs go where the name says, else to Default.
         """
         self._refresh()
-        if experiment_id is not None and experiment_id in self._by_id:
-            return self._by_id[experiment_id]
+        there = self._by_id.get(experiment_id or "")
+        if there is not None and name is None:
+            return there
         if name is None and (experiment_id is None or not is_experiment_id(experiment_id)):
             experiment_id, name = DEFAULT_ID, DEFAULT_NAME
-        name = (name or experiment_id or DEFAULT_NAME).encode("utf-8", "replace").decode()
-        known = self._by_name.get(name[:EXPERIMENT_NAME_CHARACTERS_MAX])
+        full = (name or experiment_id or DEFAULT_NAME).encode("utf-8", "replace").decode()
+        name = full[:EXPERIMENT_NAME_CHARACTERS_MAX]
+        known = self._named(name)
         if known is not None:
             return known
-        if experiment_id is None or not is_experiment_id(experiment_id):
-            experiment_id = experiment_id_for(name)
-        made = self._by_id.get(experiment_id) or self._create(experiment_id, name[:EXPERIMENT_NAME_CHARACTERS_MAX])
-        self._by_name[name], self._by_id[made.experiment_id] = made, made
+        if there is not None and not chosen:
+            return there
+        ids = [experiment_id] if experiment_id is not None and is_experiment_id(experiment_id) else []
+        free = next(one for one in itertools.chain(ids, experiment_ids_for(full)) if one not in self._by_id)
+        made = self._create(free, name)
+        self._by_name[name], self._by_id[free] = made, made
         return made
+
+    def _named(self, name: str) -> Experiment | None:
+        """Return the experiment that bears *name* now: a renaming shows in its ``meta.yaml`` alone."""
+        known = self._by_name.get(name)
+        if known is None or (self._meta_of(known.folder) or {}).get("name") != name:
+            self._seen = None
+            self._refresh()
+        return self._by_name.get(name)
 
     def find_run(self, run_id: str, likely: Experiment | None = None) -> Experiment | None:
         """Return the experiment that holds a run; one run must not lie in two, so all are asked."""
@@ -113,7 +127,7 @@ class Experiments:
 
     def apply(self, change: ExperimentChange) -> None:
         """Make the experiment and set its tags, the latest of each key."""
-        experiment = self.ensure(change.experiment_id, change.name)
+        experiment = self.ensure(change.experiment_id, change.name, chosen=not change.tags)
         if not change.tags:
             return
         state_path = f"{experiment.work}/tags"
@@ -131,15 +145,31 @@ class Experiments:
         publish(state_path, checkpoint.encode({"version": checkpoint.VERSION, "tags": winners}), experiment.work)
 
     def _create(self, experiment_id: str, name: str) -> Experiment:
-        """Build the folder, ``meta.yaml`` last: until then no reader takes it for an experiment."""
+        """Build the experiment aside and rename it in whole: of a folder without ``meta.yaml`` MLflow complains."""
         experiment = Experiment(experiment_id, f"{self.root}/{experiment_id}", deleted=False)
         refuse_links(experiment.folder)
-        files.fs.make_shared_folder(experiment.work)
-        publish(f"{experiment.folder}/{TAGS}/{_KIND_TAG}", _KIND.encode(), experiment.work, sync=True)
+        aside, building = f"{self.root}/{DEFAULT_ID}", experiment.folder
+        # In place: where there is no aside (yet), or the folder is there without a meta.yaml that can be read.
+        if os.path.isdir(aside) and not os.path.exists(experiment.folder):
+            building = temporary_in(f"{aside}/{WORK}")
         values = meta.experiment_meta(experiment_id, name, experiment.folder, time.time_ns() // 1_000_000)
-        publish(f"{experiment.folder}/{META}", meta.render(values), experiment.work, sync=True)
+        files.fs.make_shared_folder(f"{building}/{WORK}")
+        publish(f"{building}/{TAGS}/{_KIND_TAG}", _KIND.encode(), f"{building}/{WORK}", sync=True)
+        publish(f"{building}/{META}", meta.render(values), f"{building}/{WORK}", sync=True)
+        if building != experiment.folder:
+            self._rename(building, experiment)
         self._seen = None
         return experiment
+
+    @staticmethod
+    def _rename(building: str, experiment: Experiment) -> None:
+        files.fs.sync_path(building)  # a power cut may keep the name and forget what is in the folder
+        try:
+            files.fs.rename(building, experiment.folder)
+        except OSError:
+            files.fs.remove_tree(building)
+            if not os.path.exists(f"{experiment.folder}/{META}"):  # else another was faster: its is as good
+                raise
 
     def _prepare_again(self) -> None:
         """Make the root anew after someone removed it, as MLflow would; not where a device was unmounted.

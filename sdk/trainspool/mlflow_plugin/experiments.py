@@ -17,14 +17,13 @@ from mlflow.protos.databricks_pb2 import (
     RESOURCE_DOES_NOT_EXIST,
     ErrorCode,
 )
-from mlflow.utils.name_utils import _generate_unique_integer_id
 from mlflow.utils.validation import _validate_experiment_id, _validate_experiment_name, _validate_experiment_tag
 
 from trainspool import entities, validation
 from trainspool.mlflow_plugin.failures import does_not_exist
 from trainspool.mlflow_plugin.folder import Folder
 from trainspool.mlflow_plugin.waiting import in_time
-from trainspool.spool.experiments import DEFAULT_ID, DEFAULT_NAME, experiment_id_for
+from trainspool.spool.experiments import DEFAULT_ID, DEFAULT_NAME, experiment_ids_for
 
 _NOT_THERE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
@@ -88,10 +87,7 @@ class Experiments:
         for tag in tags:
             _validate_experiment_tag(tag.key, tag.value)
         _refuse_existing(name, self.by_name(name))
-        experiment_id = experiment_id_for(name)
-        taken = self._find(experiment_id)
-        if taken is not None and taken.name != name:  # renamed since
-            experiment_id = str(_generate_unique_integer_id())
+        experiment_id = next(one for one in experiment_ids_for(name) if self._find(one) is None)
         self._refuse_elsewhere(artifact_location, experiment_id)
         texts = {tag.key: str(tag.value) for tag in tags}
         self._folder.tell_experiment(experiment_id, name, [text for pair in texts.items() for text in pair])
@@ -100,15 +96,16 @@ class Experiments:
 
     def set_tag(self, experiment_id: str, tag: ExperimentTag) -> None:
         _validate_experiment_tag(tag.key, tag.value)
-        self._active(experiment_id, "set").tags[tag.key] = str(tag.value)
-        self._folder.tell_experiment(experiment_id, None, [tag.key, str(tag.value)])
+        found = self._active(experiment_id, "set")
+        found.tags[tag.key] = str(tag.value)
+        self._folder.tell_experiment(found.experiment_id, found.name, [tag.key, str(tag.value)])
 
     def delete_tag(self, experiment_id: str, key: str) -> None:
         self._active(experiment_id, "delete")
-        stored = self._folder.settled().get_experiment(experiment_id)
+        stored = self._folder.settled().get_experiment(self.stored_id(experiment_id))
         if key not in stored.tags:
             raise does_not_exist(f"No tag with name: {key} in experiment with id {experiment_id}")
-        self._folder.tell_experiment(experiment_id, None, [key, None])
+        self._folder.tell_experiment(stored.experiment_id, stored.name, [key, None])
 
     def changed(self, experiment_id: str) -> None:
         """Forget what was known: MLflow's file store has renamed, deleted or restored the experiment."""
@@ -128,7 +125,18 @@ class Experiments:
                 return found
         elif experiment_id == DEFAULT_ID:
             return self._made(DEFAULT_ID, DEFAULT_NAME, {})
-        return self._known.get(experiment_id)
+        known = self._known.get(experiment_id)
+        # MLflow beside us may have made one of that name before the agent came to ours: then that is the one.
+        return known and (self._stored_as(known) or known)
+
+    def stored_id(self, experiment_id: str) -> str:
+        """Return the id that an experiment of this process has in the store: another one, if MLflow was faster."""
+        known = self._known.get(experiment_id)
+        stored = None if known is None or self._is_stored(known) else self._stored_as(known)
+        return experiment_id if stored is None else str(stored.experiment_id)
+
+    def _stored_as(self, experiment: Any) -> Any:
+        return self._folder.files.get_experiment_by_name(experiment.name) if self._folder.is_there else None
 
     def _made(self, experiment_id: str, name: str, tags: dict[str, str]) -> Any:
         now = time.time_ns() // 1_000_000

@@ -322,8 +322,10 @@ class TrainspoolStore(AbstractStore):
         self._known_run(run_id)
         return self.folder.settled().get_metric_history(run_id, metric_key, max_results, page_token)
 
-    def search_runs(self, *arguments: Any, **named: Any) -> Any:
-        found = self.folder.settled().search_runs(*arguments, **named)
+    def search_runs(self, experiment_ids: Sequence[Any], *arguments: Any, **named: Any) -> Any:
+        files = self.folder.settled()
+        stored = [self.experiments.stored_id(str(experiment_id)) for experiment_id in experiment_ids]
+        found = files.search_runs(stored, *arguments, **named)
         for run in found:
             with_our_address(self.root, run)
         return found

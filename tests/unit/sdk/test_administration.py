@@ -54,11 +54,11 @@ def experiment_events(place: spooled.Place) -> list[list[Any]]:
 # -- making and tagging ---------------------------------------------------------------------------------------------
 
 
-def test_an_experiment_is_made_by_an_event_that_brings_its_tags(store: Path, here: spooled.Place) -> None:
+def test_an_experiment_is_made_by_an_event_of_its_own_before_it_gets_its_tags(store: Path, here: spooled.Place) -> None:
     number = mlflow.create_experiment("new", tags={"team": "audio", "n": 5, "none": None})
     assert number == experiment_id_for("new")
     where = [str(store), number, "new"]
-    assert experiment_events(here) == [[*where, ["team", "audio", "n", "5", "none", ""]]]
+    assert experiment_events(here) == [[*where, []], [*where, ["team", "audio", "n", "5", "none", ""]]]
 
 
 def test_runs_start_in_the_experiment_that_was_made(store: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import yaml
 from handmade import BOOT, Stream, contents, feed, open_store
 
 from trainspool.spool import events as ev
-from trainspool.spool.experiments import experiment_id_for
+from trainspool.spool.experiments import experiment_id_for, experiment_ids_for
+from trainspool_agent import files
 from trainspool_agent.compact import Dictionary, RunRef
 from trainspool_agent.store import limits, memory, meta, reader
+from trainspool_agent.store.changes import ExperimentChange
 from trainspool_agent.store.errors import StoreRefused
 
 RUN = "a" * 32
@@ -56,6 +59,61 @@ def test_an_experiment_that_is_there_keeps_its_id_and_a_new_one_gets_the_derived
     feed(store, a_run(None, "d" * 32, experiment_id="77")[0])
     found = {run.run_id: run.experiment_id for run in reader.runs(tmp_path)}
     assert found == {RUN: "123", "b" * 32: experiment_id_for("new"), "c" * 32: "0", "d" * 32: "77"}
+    store.close()
+
+
+def rename(root: Path, experiment_id: str, name: str) -> None:
+    """As MLflow does it: nothing but the content of ``meta.yaml`` changes."""
+    path = root / experiment_id / "meta.yaml"
+    values = yaml.safe_load(path.read_text()) | {"name": name}
+    path.write_text(yaml.safe_dump(values))
+
+
+def names(root: Path) -> dict[str, str]:
+    return {path.parent.name: yaml.safe_load(path.read_text())["name"] for path in root.glob("*/meta.yaml")}
+
+
+def experiments_of(root: Path) -> dict[str, str]:
+    return {run.run_id[0]: run.experiment_id for run in reader.runs(root)}
+
+
+def test_a_name_that_an_experiment_no_longer_bears_is_a_new_ones(tmp_path: Path) -> None:
+    store, number = open_store(tmp_path), experiment_id_for("exp")
+    feed(store, a_run("exp")[0])
+    rename(tmp_path, number, "old")
+    feed(store, a_run("exp", "b" * 32, experiment_id="5")[0])
+    feed(store, a_run("exp", "c" * 32)[0])
+    feed(store, a_run("old", "d" * 32)[0])
+    assert experiments_of(tmp_path) == {"a": number, "b": "5", "c": "5", "d": number}
+    assert names(tmp_path) == {"0": "Default", number: "old", "5": "exp"}
+    store.close()
+
+
+def test_runs_of_a_renamed_experiment_go_on_in_it_until_its_name_is_chosen_anew(tmp_path: Path) -> None:
+    store, number = open_store(tmp_path), experiment_id_for("exp")
+    feed(store, a_run("exp", experiment_id=number)[0])
+    rename(tmp_path, number, "old")
+    feed(store, a_run("exp", "b" * 32, experiment_id=number)[0])
+    asyncio.run(store.apply_experiment(ExperimentChange(1, 1, "/store", number, "exp", {"a": "1"})))
+    assert names(tmp_path) == {"0": "Default", number: "old"}
+    asyncio.run(store.apply_experiment(ExperimentChange(1, 1, "/store", number, "exp", {})))
+    (made,) = names(tmp_path).keys() - {"0", number}
+    feed(store, a_run("exp", "c" * 32, experiment_id=number)[0])
+    assert experiments_of(tmp_path) == {"a": number, "b": number, "c": made} and names(tmp_path)[made] == "exp"
+    assert made == list(islice(experiment_ids_for("exp"), 2))[1], "the same for every process that chooses it"
+    store.close()
+
+
+def test_an_experiment_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, real = open_store(tmp_path), type(files.fs).rename
+
+    def look(fs: object, source: str, target: str) -> None:
+        assert all((folder / "meta.yaml").exists() for folder in tmp_path.iterdir() if folder.name.isdigit())
+        real(files.fs, source, target)
+
+    monkeypatch.setattr(type(files.fs), "rename", look)
+    feed(store, a_run("exp")[0])
+    assert len(names(tmp_path)) == 2 and not [path for path in tmp_path.rglob(".trainspool/*") if path.is_dir()]
     store.close()
 
 
