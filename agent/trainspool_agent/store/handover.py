@@ -24,7 +24,7 @@ from trainspool_agent.store.errors import Refused, RunHeld, StoreRefused
 from trainspool_agent.store.files import sync_all
 from trainspool_agent.store.holding import Holding
 from trainspool_agent.store.howfar import Done, Meter, Progress
-from trainspool_agent.store.limits import ARTIFACTS_AT_ONCE
+from trainspool_agent.store.limits import ARTIFACTS_AT_ONCE, RUNS_EXPECTING_MAX
 from trainspool_agent.store.memory import RunMemory
 from trainspool_agent.store.sharing import Sharing
 from trainspool_agent.store.state import Expected, Held, RunState
@@ -32,6 +32,7 @@ from trainspool_agent.store.threads import to_its_end
 from trainspool_agent.store.transfer import NotYet, Transfer
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 15.0
+MAKE_ROOM_S = 1.0
 LOOK_AGAIN_S = 0.2  # at what a living process is still capturing
 
 log = logging.getLogger("trainspool.agent")
@@ -76,6 +77,12 @@ class Handover:
         self._woken = True
         if self._memory.expecting and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run(), name="artifacts")
+
+    async def make_room(self) -> None:
+        """Have so many runs not wait at once that they fill the memory; a second at most, as some wait for long."""
+        until = time.monotonic() + MAKE_ROOM_S
+        while len(self._memory.expecting) >= RUNS_EXPECTING_MAX and self.busy and time.monotonic() < until:
+            await asyncio.sleep(LOOK_AGAIN_S / 10)
 
     @property
     def is_done(self) -> bool:

@@ -55,7 +55,8 @@ EXPERIMENT_TAGS_MAX = 10_000
 
 # one store
 OPEN_FILES_MAX = 4096  # and no more than half of what the process may open (RLIMIT_NOFILE)
-RUNS_IN_MEMORY_MAX = 512
+RUNS_IN_MEMORY_MAX = 512  # and those with artifacts on their way
+RUNS_EXPECTING_MAX = 4096  # with artifacts on their way; then the streams that bring more give those a second to come
 FEW_POINTS = 64  # of one key in one batch: what comes while a run is live, and is appended the short way
 BLOCK_BYTES = 64 << 10  # of a metric file, one entry of its index
 DECODED_BLOCKS_MAX = 64

@@ -49,7 +49,8 @@ class RunMemory:
             if saved is not None and (durable is None or durable["serial"] < saved["serial"]):
                 self.undurable[run_id] = None  # whoever applied it was killed before it came to that
         self._states[run_id] = state
-        if len(self._states) > RUNS_IN_MEMORY_MAX:
+        # Those that cannot be put out come on top: else each look at one of the others would put out the next.
+        if len(self._states) - len(self.expecting) > RUNS_IN_MEMORY_MAX:
             self._put_one_out()
         return state
 

@@ -115,6 +115,8 @@ class FileStore:
             RunHeld: another agent carries the run.
             RunMoved: one did until now, so that the position is another.
         """
+        if changes.artifacts:
+            await self.handover.make_room()
         before = self.position(run, stream)
         if made_for is not None and made_for != before:
             raise RunMoved(run.run_id)

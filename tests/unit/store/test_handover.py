@@ -21,7 +21,7 @@ from trainspool.spool.layout import PART_SUFFIX
 from trainspool_agent import checkpoint, files
 from trainspool_agent.compact import Dictionary, RunRef, compact
 from trainspool_agent.files import StoreFiles
-from trainspool_agent.store import content, handover, runs, transfer
+from trainspool_agent.store import content, handover, memory, runs, transfer
 from trainspool_agent.store.writer import FileStore
 
 RUN, OTHER = "a" * 32, "b" * 32
@@ -469,3 +469,28 @@ def test_what_comes_while_the_others_were_looked_at_is_looked_at_too(
 
     asyncio.run(go())
     assert scene.stored("first").read_bytes() == scene.stored("second", OTHER).read_bytes() == CONTENT
+
+
+def test_runs_with_artifacts_on_their_way_put_no_others_out_and_are_not_too_many(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "RUNS_IN_MEMORY_MAX", 4)
+    monkeypatch.setattr(handover, "RUNS_EXPECTING_MAX", 16)
+    monkeypatch.setattr(handover, "MAKE_ROOM_S", 60.0)
+    loads, real, most = [], checkpoint.load, [0]
+    monkeypatch.setattr(checkpoint, "load", lambda *of: loads.append(of) or real(*of))
+    stream = scene.stream()
+    for number in range(40):
+        scene.log(stream, scene.run(stream, f"{number:032x}"), "small", b"x")
+        stream.frame()
+    apply = scene.store._write_points
+
+    def look(*arguments: object) -> None:
+        most[0] = max(most[0], len(scene.store._memory.expecting))
+        apply(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scene.store, "_write_points", look)
+    scene.feed(stream)
+    assert most[0] <= 17, "the one under way comes on top"
+    assert all(scene.stored("small", f"{number:032x}").read_bytes() == b"x" for number in range(40))
+    assert len(loads) < 8 * 40, "each is looked up a few times, not at every look at another"
