@@ -165,6 +165,9 @@ class Handover:
         failed: Exception | None = None
         self._forget_what_came()
         for run_id in list(self._memory.expecting):
+            state = self._memory.peek(run_id)
+            if state is not None and not state.expected:
+                continue  # all are in their place; what is left is to hash them
             try:
                 self._holding.take(run_id)
                 moved = await self._quick(self._memory.get(run_id)) or moved
