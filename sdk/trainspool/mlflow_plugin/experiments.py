@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mlflow.entities import Experiment, ExperimentTag
@@ -24,6 +24,7 @@ from trainspool.mlflow_plugin.failures import does_not_exist
 from trainspool.mlflow_plugin.folder import Folder
 from trainspool.mlflow_plugin.waiting import in_time
 from trainspool.spool.experiments import DEFAULT_ID, DEFAULT_NAME, experiment_ids_for
+from trainspool.stream import stream
 
 _NOT_THERE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
@@ -34,9 +35,13 @@ class Experiments:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._known: dict[str, Any] = {}
+        self._told: dict[str, dict[str, str | None]] = {}  # tags that the store may not have yet, by experiment
 
     def by_name(self, name: str) -> Any:
         """Return the experiment of that name, a deleted one too; None if there is none."""
+        return self._with_tags_told(lambda: self._by_name(name))
+
+    def _by_name(self, name: str) -> Any:
         found = self._folder.files.get_experiment_by_name(name) if self._folder.is_there else None
         if found is not None:
             self._known[found.experiment_id] = found
@@ -52,19 +57,31 @@ class Experiments:
             MlflowException: there is none.
         """
         _validate_experiment_id(experiment_id)
-        found = self._find(experiment_id) or in_time(lambda: self._find(experiment_id))
+        found = self._with_tags_told(lambda: self._find(experiment_id) or in_time(lambda: self._find(experiment_id)))
         if found is None:
             raise does_not_exist(f"Experiment '{experiment_id}' does not exist.")
         return found
 
+    def _with_tags_told(self, look: Callable[[], Any]) -> Any:
+        """Return what *look* finds, with the tags that this process has set and the store had not by then."""
+        if self._told and stream.wait(0):
+            self._told.clear()
+        found = look()
+        for key, value in self._told.get(found.experiment_id, {}).items() if found is not None else ():
+            if value is None:
+                found.tags.pop(key, None)
+            else:
+                found.tags[key] = value
+        return found
+
     def of_run(self, experiment_id: str) -> entities.Experiment:
-        """Return the experiment for a run, without a look at the disk if this process knows it.
+        """Return the experiment for a run, as it is now: someone may have deleted or renamed it.
 
         Raises:
             MlflowException: there is none, or it is deleted.
         """
         found = self._known.get(experiment_id)
-        if found is None or found.lifecycle_stage != LifecycleStage.ACTIVE:
+        if found is None or found.lifecycle_stage != LifecycleStage.ACTIVE or self._is_stored(found):
             found = self.by_id(experiment_id)
         if found.lifecycle_stage != LifecycleStage.ACTIVE:
             raise MlflowException(
@@ -96,16 +113,18 @@ class Experiments:
 
     def set_tag(self, experiment_id: str, tag: ExperimentTag) -> None:
         _validate_experiment_tag(tag.key, tag.value)
-        found = self._active(experiment_id, "set")
-        found.tags[tag.key] = str(tag.value)
-        self._folder.tell_experiment(found.experiment_id, found.name, [tag.key, str(tag.value)])
+        self._tell_tag(self._active(experiment_id, "set"), tag.key, str(tag.value))
 
     def delete_tag(self, experiment_id: str, key: str) -> None:
         self._active(experiment_id, "delete")
         stored = self._folder.settled().get_experiment(self.stored_id(experiment_id))
         if key not in stored.tags:
             raise does_not_exist(f"No tag with name: {key} in experiment with id {experiment_id}")
-        self._folder.tell_experiment(stored.experiment_id, stored.name, [key, None])
+        self._tell_tag(stored, key, None)
+
+    def _tell_tag(self, experiment: Any, key: str, value: str | None) -> None:
+        self._folder.tell_experiment(experiment.experiment_id, experiment.name, [key, value])
+        self._told.setdefault(experiment.experiment_id, {})[key] = value
 
     def changed(self, experiment_id: str) -> None:
         """Forget what was known: MLflow's file store has renamed, deleted or restored the experiment."""

@@ -36,15 +36,45 @@ assert [len(client.search_runs([one])) for one in (first, second)] == [2, 1]
 tell()
 """
 
+TAGS = """
+import mlflow
+client = mlflow.MlflowClient()
+number = client.create_experiment("tagged", tags={"a": "0"})
+for turn in range(20):
+    client.set_experiment_tag(number, "a", f"{turn}")
+    assert client.get_experiment(number).tags["a"] == f"{turn}"
+    assert client.get_experiment_by_name("tagged").tags["a"] == f"{turn}"
+client.create_run(number)
+client.delete_experiment_tag(number, "a")
+assert "a" not in client.get_experiment(number).tags
+"""
+
+DELETES = """
+import subprocess, sys
+import mlflow
+number = mlflow.set_experiment("deleted").experiment_id
+with mlflow.start_run():
+    pass
+delete = "import sys, mlflow; mlflow.MlflowClient().delete_experiment(sys.argv[1])"
+subprocess.run([sys.executable, "-c", delete, number], check=True)
+try:
+    mlflow.start_run()
+except mlflow.MlflowException as error:
+    print("SAID", error.error_code, "non-active" in str(error))
+"""
+
+# Not by the fluent set_experiment: of several at once, MLflow's leaves the current experiment as it was in some.
 CHOOSES = """
 import mlflow
-number = mlflow.set_experiment("n2").experiment_id
-with mlflow.start_run():
-    pass
-with mlflow.start_run():
-    pass
-mlflow.set_experiment_tag("team", "a")
-assert mlflow.search_runs([number]).shape[0] >= 2
+client = mlflow.MlflowClient()
+try:
+    number = client.create_experiment("n2")
+except mlflow.MlflowException:
+    number = client.get_experiment_by_name("n2").experiment_id
+for _ in range(2):
+    client.set_terminated(client.create_run(number).info.run_id)
+client.set_experiment_tag(number, "team", "a")
+assert len(client.search_runs([number])) >= 2
 """
 
 TOLD_LATE = """
@@ -87,6 +117,17 @@ def test_a_name_made_anew_after_a_renaming_is_another_experiment(box: Box) -> No
     box.start_agent()
     ours, theirs = run(box, RENAMES), stock(box, RENAMES, box.folder / "stock")
     assert said(ours, "SEEN") == said(theirs, "SEEN")
+
+
+def test_tags_of_an_experiment_are_read_as_this_process_set_them(box: Box) -> None:
+    box.start_agent()
+    run(box, TAGS)
+
+
+def test_no_run_begins_in_an_experiment_that_someone_else_has_deleted(box: Box) -> None:
+    box.start_agent()
+    ours, theirs = run(box, DELETES), stock(box, DELETES, box.folder / "stock")
+    assert said(ours, "SAID") == said(theirs, "SAID")
 
 
 def test_processes_that_choose_a_renamed_name_at_once_share_one_experiment(box: Box) -> None:
