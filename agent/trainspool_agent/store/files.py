@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from trainspool_agent import files
 from trainspool_agent.store.layout import refuse_links
 from trainspool_agent.store.limits import FSYNC_FILES_MAX
 
+NO_LINK = frozenset((errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS))  # what file systems without links say
 _numbers = itertools.count()
 
 
@@ -49,15 +51,37 @@ def rename_making_folders(source: str, target: str) -> None:
     Raises:
         FileNotFoundError: the experiment is gone: into the trash, say, where its runs go on.
     """
+    _making_folders(files.fs.rename, source, target)
+
+
+def place_if_new(source: str, target: str) -> bool:
+    """As ``rename_making_folders``, unless someone has made the target meanwhile: whether it has its place now."""
     try:
-        files.fs.rename(source, target)
+        _making_folders(files.fs.link, source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        if os.path.lexists(target):
+            return False
+        rename_making_folders(source, target)
+        return True
+    with contextlib.suppress(OSError):  # it has its place; the other name goes with what agents that died left
+        files.fs.unlink(source)
+    return True
+
+
+def _making_folders(put: Callable[[str, str], None], source: str, target: str) -> None:
+    try:
+        put(source, target)
     except FileNotFoundError:
         experiment = os.path.dirname(os.path.dirname(source))
         folder = experiment
         for name in os.path.relpath(os.path.dirname(target), experiment).split("/"):
             folder = f"{folder}/{name}"
             files.fs.make_one_folder(folder)
-        files.fs.rename(source, target)
+        put(source, target)
 
 
 def remove(path: str) -> None:

@@ -6,13 +6,14 @@ blocks of the file whose range holds its (ms, step).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from trainspool_agent import files
-from trainspool_agent.store.files import rename_making_folders
+from trainspool_agent.store.files import place_if_new, temporary_in
 from trainspool_agent.store.limits import BLOCK_BYTES, RECOVERY_POINTS_MAX
 from trainspool_agent.store.lines import Lines, Place, Point, bytes_of
 from trainspool_agent.store.points import (
@@ -139,10 +140,11 @@ class MetricFile:
         data = admitted.data
         if not data:
             return
-        if self.fd < 0:
-            self._create(data, work)
+        if self.fd < 0 and self._create(data, work):
             begin = 0
         else:
+            if self.fd < 0:  # MLflow has made it since we looked: behind what it wrote
+                self.fd = files.fs.open_to_append(self.path)
             self._write(data)
             begin = os.lseek(self.fd, 0, os.SEEK_CUR) - len(data)
         if begin != self.length:
@@ -352,16 +354,21 @@ class MetricFile:
                 return start + len(kept)
         return whole
 
-    def _create(self, data: bytes, work: str) -> None:
-        temporary = f"{work}/{os.getpid()}.metric"
-        fd = files.fs.create_shared(temporary, anew=True)
+    def _create(self, data: bytes, work: str) -> bool:
+        """Make the file with *data* in it, unless someone else has made it: whether it is ours."""
+        temporary = temporary_in(work)
+        fd, placed = files.fs.create_shared(temporary), False
         try:
             _write_whole(fd, data, 0)
-            rename_making_folders(temporary, self.path)
-        except OSError:
-            files.fs.close(fd)
-            raise
-        self.fd = fd
+            placed = place_if_new(temporary, self.path)
+        finally:
+            if not placed:
+                files.fs.close(fd)
+                with contextlib.suppress(OSError):
+                    files.fs.unlink(temporary)
+        if placed:
+            self.fd = fd
+        return placed
 
     def _forget(self) -> None:
         self.length, self.top, self._indexed = 0, BEFORE_ALL, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from itertools import chain
@@ -148,6 +149,32 @@ def test_lines_of_others_that_could_not_be_read_are_ranked_later(
             file.learn_growth()
     assert write(file, [(9, 0, 2.0), (9, 0, 3.0)], tmp_path) == 1
     assert (tmp_path / "m").read_bytes() == b"1 1.0 0\n9 2.0 0\n9 3.0 0\n"
+    file.close()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_mlflow_makes_just_then_keeps_what_mlflow_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    file, real = MetricFile(str(tmp_path / "run/metrics/a"), DecodedBlocks()), type(files.fs).link
+    (tmp_path / "run/metrics").mkdir(parents=True)
+
+    def link(fs: object, source: str, target: str) -> None:
+        if not os.path.exists(target):
+            Path(target).write_text("5 0.5 -7\n")
+        if not links:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        real(files.fs, source, target)
+
+    monkeypatch.setattr(type(files.fs), "link", link)
+    assert not file.open()
+    admitted = file.admit([(10, 1, 1.0), (20, 2, 2.0)])
+    file.append(admitted, str(tmp_path / "work"))
+    again = file.admit([(10, 1, 1.0), (5, -7, 0.5), (30, 3, 3.0)])
+    file.append(again, str(tmp_path / "work"))
+    assert (again.stored, again.folded) == (1, 2)
+    assert (tmp_path / "run/metrics/a").read_text() == "5 0.5 -7\n10 1.0 1\n20 2.0 2\n30 3.0 3\n"
+    assert not list((tmp_path / "work").iterdir())
     file.close()
 
 
