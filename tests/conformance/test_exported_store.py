@@ -263,6 +263,15 @@ def test_a_name_that_an_address_cannot_hold_is_refused(tmp_path: Path, name: str
     assert os.listdir(tmp_path) == ["mlruns"]
 
 
+@pytest.mark.parametrize("kind", ["journal", "wal"])
+def test_what_a_database_of_that_name_left_is_not_taken_for_the_new_ones(tmp_path: Path, kind: str) -> None:
+    make_store(tmp_path / "mlruns", "one")
+    (tmp_path / f"mlflow.db-{kind}").write_bytes(b"old")
+    done = call("export", "mlflow-db", f"sqlite:///{tmp_path}/mlflow.db", "--store", tmp_path / "mlruns")
+    assert done.exit_code == 1 and f"mlflow.db-{kind}" in done.stderr and "Next: move it away" in done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def test_a_module_of_the_users_does_not_shadow_pythons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_store(tmp_path / "mlruns")
     (tmp_path / "queue.py").write_text("raise SystemExit('shadowed')")

@@ -39,6 +39,9 @@ def database_of(target: str, store: str) -> Path:
     database = Path(os.path.abspath(name))
     if database.exists():
         raise ExportFailed(f"{database} is there already, and is not overwritten. Next: another name, or move it away")
+    for left in (f"{database}-{kind}" for kind in ("journal", "wal", "shm")):
+        if os.path.lexists(left):  # SQLite would take it for the new database's, and undo that
+            raise ExportFailed(f"{left} is what a database of that name left. Next: move it away, too, or another name")
     if not database.parent.is_dir():
         raise ExportFailed(f"there is no folder {database.parent}. Next: mkdir -p {database.parent}")
     _refuse_inside(database, os.path.realpath(store))
