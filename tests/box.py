@@ -186,6 +186,11 @@ class Box:
         process = self.start(program, *arguments, **environment)
         return self.finish(process)
 
+    @staticmethod
+    def output_of(process: subprocess.Popen[bytes]) -> Path:
+        """Return the file that has what a script prints."""
+        return Path(f"{list(process.args)[1]}.out")  # type: ignore[arg-type]
+
     def finish(
         self, process: subprocess.Popen[bytes], timeout_s: float = LONG_WAIT_S
     ) -> subprocess.CompletedProcess[str]:

@@ -217,9 +217,17 @@ class Stream:
 
     def tell_writer(self, stored: int) -> None:
         """Everything before *stored*, artifacts too, is in its place: a writer may wait for that."""
+        self._unsaved = self._unsaved or stored != self.cursor.stored
         self.cursor.stored = stored
-        if not self._tell_ring(stored):
-            self.save_cursor(force=True)  # a writer without a ring file learns it from the cursor
+        # Without a ring file it is learnt from the cursor: by the writer, and by who waits for a process that left.
+        if not self._tell_ring(stored) or self.dead or self.reader.in_order:
+            self.save_cursor(force=True)
+
+    def note_that_it_left(self) -> None:
+        """If its writer has left in order, say how far its events are where someone may still look."""
+        if self.reader.in_order:
+            with contextlib.suppress(OSError):  # a full disk: it is told when the cursor is due
+                self.save_cursor(force=True)
 
     def note_lag(self, frames: list[EventFrame]) -> int | None:
         """Return the age in ms, once stored, of the oldest point of *frames*; only a living writer's means anything."""
@@ -361,6 +369,7 @@ async def tail(stream: Stream, pace: Pace) -> AsyncIterator[list[Item]]:
         elif stream.dead:
             return  # sealed, as a rule; where it is not, segments stand behind the end, and nobody will write there
         else:
+            stream.note_that_it_left()
             stream.waiting = True
             await stream.wake.wait()
             stream.waiting = False

@@ -1,8 +1,9 @@
-"""Before the store is read or changed: wait until it has what this process logged, but not for ever."""
+"""Before the store is read or changed: wait until it has what this process and its children logged, not for ever."""
 
 from __future__ import annotations
 
 from trainspool.complaints import warn
+from trainspool.others import others
 from trainspool.stream import stream
 
 WAIT_S_MAX = 10.0
@@ -11,8 +12,20 @@ _told_at: list[tuple[int, int]] = []
 
 
 def settle() -> bool:
-    """Wait until the store has what this process logged; whether it has. If not, what is missing is told, once."""
-    if stream.pump is None or stream.configured().disabled:
+    """Wait until the store has what this process logged; whether it has. If not, what is missing is told, once.
+
+    What the processes that it began have logged is waited for, too, for a while: see ``others``.
+    """
+    if stream.configured().disabled:
+        return True
+    behind = others.behind()
+    is_settled = _settle_own()
+    others.wait(behind)
+    return is_settled
+
+
+def _settle_own() -> bool:
+    if stream.pump is None:
         return True
     comes = stream.agent.is_coming(stream.configured())
     if stream.wait(WAIT_S_MAX if comes else 0.0):

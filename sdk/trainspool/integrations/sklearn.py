@@ -21,7 +21,7 @@ import joblib
 from sklearn.base import BaseEstimator
 from sklearn.metrics import check_scoring
 
-from trainspool import active, starting
+from trainspool import active, ancestry, starting
 from trainspool.complaints import warn
 from trainspool.entities import Experiment
 from trainspool.integrations import training
@@ -224,15 +224,7 @@ def _run_of(origin: _Origin | None) -> Run | None:
 
 @functools.lru_cache(maxsize=64)
 def _descends_from(pid: int) -> bool:
-    """Whether this process is *pid*, or was begun by it, by a child of it, and so on (a fork server)."""
-    at = os.getpid()
-    while at not in (0, pid):
-        try:
-            with open(f"/proc/{at}/stat", "rb") as file:
-                at = int(file.read().rpartition(b")")[2].split()[1])
-        except OSError:
-            return False
-    return at == pid
+    return ancestry.descends(os.getpid(), pid)
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from trainspool import autostart
+from trainspool.others import others
 from trainspool.stream import stream
 
 READ_WAIT_S = 60.0
@@ -20,11 +21,17 @@ Found = TypeVar("Found")
 
 
 def settle() -> None:
-    """Return once the store has everything this process logged before.
+    """Return once the store has everything this process logged before; what its children logged, too, in WAIT_S.
 
     Raises:
         MlflowException: it has not, and no agent is coming, or none comes in time. What was logged is in the spool.
     """
+    behind = others.behind()
+    _settle_own()
+    others.wait(behind)
+
+
+def _settle_own() -> None:
     if stream.wait(0):
         return
     if not stream.agent.is_coming(stream.configured()):

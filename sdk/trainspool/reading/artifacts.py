@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 import urllib.parse
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from trainspool.errors import RESOURCE_DOES_NOT_EXIST, TrainspoolException
 from trainspool.fluent_reading import not_found
 from trainspool.reading import layout
 from trainspool.reading.layout import ARTIFACTS
-from trainspool.settling import WAIT_S_MAX, settle
+from trainspool.settling import settle
 from trainspool.stream import stream
 
 POLL_S = 0.02
@@ -164,19 +163,16 @@ def _of_run(root: str, run_id: str, path: str, *, waits: bool) -> _Found:
 
 
 def _await(path: str, asked: str, *, waits: bool) -> None:
-    """Wait for an artifact that this process may have logged: the store has the events first, then the files."""
+    """Raise unless an artifact is there, once all that was logged is: artifacts come with the events that name them."""
     settle()
-    may_come = waits and stream.pump is not None and stream.agent.is_coming(stream.configured())
-    deadline = time.monotonic() + (WAIT_S_MAX if may_come else 0)
-    while not os.path.exists(path):
-        if time.monotonic() >= deadline:
-            if not waits:
-                raise FileNotFoundError(path)
-            raise TrainspoolException(
-                f"Failed to download artifacts from path '{asked}', please ensure that the path is correct.",
-                RESOURCE_DOES_NOT_EXIST,
-            )
-        time.sleep(POLL_S)
+    if os.path.exists(path):
+        return
+    if not waits:
+        raise FileNotFoundError(path)
+    raise TrainspoolException(
+        f"Failed to download artifacts from path '{asked}', please ensure that the path is correct.",
+        RESOURCE_DOES_NOT_EXIST,
+    )
 
 
 def _local(address: str | os.PathLike[str]) -> str:

@@ -102,6 +102,10 @@ class SegmentView:
 
     def has_seal(self, stream: bytes) -> bool:
         """Whether a seal is the last thing in the file."""
+        return self.seal(stream) is not None
+
+    def seal(self, stream: bytes) -> Header | None:
+        """Return the header of the seal that is the last thing in the file, if one is."""
         size = self.size()
         for length in (HEADER_BYTES, HEADER_BYTES + len(ENDED_IN_ORDER)):
             data = os.pread(self.fd, length, max(0, size - length))
@@ -109,8 +113,9 @@ class SegmentView:
                 header = frame.parse_header(data) if len(data) == length else None
                 body = data[HEADER_BYTES:]
                 if header is not None and (header.kind, header.stream) == (frame.SEAL, stream):
-                    return header.body_length == len(body) and frame.body_is_sound(header, body)
-        return False
+                    is_sound = header.body_length == len(body) and frame.body_is_sound(header, body)
+                    return header if is_sound else None
+        return None
 
     def _behind_hole(self, at: int) -> int:
         """Return where data begins, at *at* or behind: a hole of terabytes costs whoever made it nothing."""

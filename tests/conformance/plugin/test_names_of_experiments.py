@@ -159,7 +159,7 @@ def test_an_experiment_that_mlflow_made_meanwhile_is_the_one_that_ours_is(box: B
     stored = said(stock(box, STOCK, box.store), "MADE")
     os.rename(box.store / stored, box.folder / "aside")  # ours does not see it yet
     process = box.start(TOLD_LATE, go_on, stored, **OURS)
-    output = Path(f"{list(process.args)[1]}.out")  # type: ignore[arg-type]
+    output = box.output_of(process)
     until(lambda: "MADE" in output.read_text(), "ours is made")
     os.rename(box.folder / "aside", box.store / stored)
     agent.send_signal(signal.SIGCONT)
