@@ -18,6 +18,7 @@ def let_go() -> None:
     pump = stream.pump
     if pump is not None:
         pump.finish(2.0)
+        spooled.until(lambda: pump._syncer is None or pump._syncer.idle)  # else it works into the next test
         for ring in pump.rings:
             ring.unlink()
         pump.close_after_fork()

@@ -347,6 +347,7 @@ def test_a_full_ring_leaves_nothing_of_a_background_capture(
     seen: Seen, no_clones: NoClones, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow.log_metric("the stream", 0)
+    assert mlflow.flush(durable=True, timeout=20)  # then nobody else opens or closes anything
     before = os.listdir("/proc/self/fd")
     with monkeypatch.context() as patch:
         patch.setattr(type(mlflow.active_run()), "_log", lambda *_: False)
