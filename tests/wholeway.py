@@ -28,7 +28,6 @@ from trainspool import media as media_module
 from trainspool import pump as pump_module
 from trainspool import run as run_module
 from trainspool import runevents as runevents_module
-from trainspool import runtexts as runtexts_module
 from trainspool import stream as stream_module
 from trainspool import syncer as syncer_module
 from trainspool.entities import Experiment
@@ -126,7 +125,7 @@ class World:
     def _set_time(self) -> None:
         patch = self._patch
         patch.setattr(time, "monotonic", self.clock.monotonic)
-        for module in (run_module, runevents_module, runtexts_module, artifacts_module, media_module):
+        for module in (run_module, runevents_module, artifacts_module, media_module):
             patch.setattr(module, "_time_ns", self.clock.time_ns)
         patch.setattr(asyncio, "to_thread", _inline)
         patch.setattr(captures_module.Captures, "submit", lambda *call: self.background.submit(*call))

@@ -196,7 +196,7 @@ def simulated() -> Iterator[None]:
         "trainspool_agent.store.lease.process_of": lambda identity: world().process_of(identity),
         "trainspool_agent.store.lease.this_process": lambda: world().holder(),
     }
-    for module in ("run", "runevents", "runtexts", "artifacts"):
+    for module in ("run", "runevents", "artifacts"):
         replaced[f"trainspool.{module}._time_ns"] = lambda: world().wall_ns
     for module in ("stream", "runtexts", "artifacts", "pump"):
         replaced[f"trainspool.{module}.warn"] = lambda *_, **__: None

@@ -79,7 +79,9 @@ class Writer:
             before, owed = self.stream.ring.dropped(run.run_id), len(self.stream.owed)
             call()
             after = self.stream.ring.dropped(run.run_id)
-            said = Said(kind, run.run_id, time or self.world.wall_ns, self.stream.ring.end, what)
+            # What is set once the run has begun is not earlier, though its clock may say so.
+            begun = run.start_time * 1_000_000 if kind in ("params", "tags", "end") else 0
+            said = Said(kind, run.run_id, time or max(self.world.wall_ns, begun), self.stream.ring.end, what)
             if len(self.stream.owed) > owed:
                 self._owed.append(said)
             elif after == before:

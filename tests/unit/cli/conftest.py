@@ -34,7 +34,7 @@ class Box:
             "XDG_STATE_HOME": str(folder / "state"),
             "XDG_CONFIG_HOME": str(folder / "config"),
         }
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TRAINSPOOL_")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRAINSPOOL_", "MLFLOW_"))}
         self.all = {**kept, **self.environment}
 
     def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
@@ -77,7 +77,7 @@ class Box:
 def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
     rings = Path(tempfile.mkdtemp(prefix="trainspool-test-", dir="/dev/shm"))
     made = Box(tmp_path, rings)
-    for name in [name for name in os.environ if name.startswith("TRAINSPOOL_")]:
+    for name in [name for name in os.environ if name.startswith(("TRAINSPOOL_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)

@@ -90,7 +90,9 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A user of their own: folders, rings and therefore an agent of their own."""
     rings = tempfile.mkdtemp(prefix="trainspool-test-", dir="/dev/shm")
     own = {"HOME": str(tmp_path), "TRAINSPOOL_RING_DIR": rings, "TRAINSPOOL_DIR": str(tmp_path / "spool")}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRAINSPOOL_", "XDG_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("TRAINSPOOL_", "MLFLOW_", "XDG_"))
+    }
     yield {**kept, **own, "TRAINSPOOL_AUTOSTART": "0"}
     shutil.rmtree(rings, ignore_errors=True)
 
