@@ -98,7 +98,7 @@ class Others:
         for entry in entries:
             if entry.name not in with_rings and entry.name != stream.id.hex() and layout.is_stream_name(entry.name):
                 end = self._end_of(entry)
-                if end is not None and autostart.stored_offset(entry.path) < end:
+                if end and autostart.stored_offset(entry.path) < end:
                     found.append(Behind(entry.name, entry.path, None, end))
                 elif end is not None:
                     self._done.add(entry.name)
