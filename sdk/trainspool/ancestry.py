@@ -17,10 +17,19 @@ def descends(pid: int, ancestor: int) -> bool:
 
 
 def began_ns() -> int:
-    """Return when this process was begun, in ns since the epoch by the clock as it is now, to some 10 ms."""
-    ticks = int(_fields(os.getpid())[19])
-    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    """Return when this process was begun, in ns since the epoch by the clock as it is now, to some 10 ms.
+
+    Where that cannot be known (no /proc) it is now.
+    """
+    ticks = began_ticks()
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK") if ticks else 0.0
     return time.time_ns() - int(age_s * 1e9)
+
+
+def began_ticks() -> int:
+    """Return when this process was begun, in clock ticks since the boot; 0 where that cannot be known."""
+    fields = _fields(os.getpid())
+    return int(fields[19]) if fields else 0
 
 
 def _fields(pid: int) -> list[bytes]:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trainspool import ancestry
 from trainspool.spool.events import FORMAT_VERSION
 from trainspool.spool.layout import host_name
 
@@ -26,7 +27,7 @@ def identity(stream: str, spool: Path, sdk_version: str) -> dict[str, Any]:
         "boot": _boot_id(),
         "pid": os.getpid(),
         "pidns": _pid_namespace(),
-        "started": _started(),
+        "started": ancestry.began_ticks(),
         "uid": os.getuid(),
         "rank": rank(),
         "wall": time.time_ns(),
@@ -59,12 +60,3 @@ def _pid_namespace() -> int:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return 0
-
-
-def _started() -> int:
-    """Field 22 of /proc/self/stat; the second field is a name in parentheses and may hold anything (proc(5))."""
-    try:
-        text = Path("/proc/self/stat").read_bytes()
-    except OSError:
-        return 0
-    return int(text[text.rindex(b")") + 2 :].split()[19])

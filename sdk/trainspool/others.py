@@ -17,10 +17,9 @@ from trainspool.spool import layout
 from trainspool.spool.ringfile import RingView, read_ring
 from trainspool.spool.ringfolder import ring_folder
 from trainspool.spool.segmentview import SegmentView
-from trainspool.stream import stream
+from trainspool.stream import WAIT_POLL_S, stream
 
 WAIT_S = 5.0
-POLL_S = 0.005
 
 
 class Behind(NamedTuple):
@@ -61,7 +60,7 @@ class Others:
             if time.monotonic() >= deadline or not stream.agent.is_coming(stream.configured()):
                 self._given_up.update((one.name, _stored(one)) for one in behind)
                 return False
-            time.sleep(POLL_S)
+            time.sleep(WAIT_POLL_S)
         return True
 
     def _of_ring(self, path: Path) -> Behind | None:

@@ -11,12 +11,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import pytest
+from box import until
 from click.testing import CliRunner, Result
 from conformance import recipe  # noqa: F401  it allows the file store
 from mlflow import MlflowClient
@@ -305,12 +305,8 @@ def start_export(folder: Path, place: Path) -> tuple[subprocess.Popen[bytes], Pa
     (place / "mlflow" / "__init__.py").touch()
     command = [TRAINSPOOL, "export", "mlflow-db", "sqlite:///x.db"]
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(place)})
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for found in folder.glob(".x.db.unfinished-*/mlflow.db"):
-            return process, found.parent
-        time.sleep(0.02)
-    raise AssertionError("nothing is built")
+    built = until(lambda: list(folder.glob(".x.db.unfinished-*/mlflow.db")), "a database is built")
+    return process, built[0].parent
 
 
 def test_what_a_stopped_export_built_is_removed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -328,9 +324,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next_and_what_another_build
     assert is_locked(left)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
-    while is_locked(left) and time.monotonic() < deadline:  # by MLflow, which does not know that we are gone
-        time.sleep(0.05)
+    until(lambda: not is_locked(left), "MLflow, which held it too, has left")
     with target.unfinished(tmp_path / "other.db") as (alive, _):
         assert call("export", "mlflow-db", f"sqlite:///{tmp_path}/x.db", "--store", tmp_path / "mlruns").exit_code == 0
         assert not left.exists() and alive.exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -12,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainspool_agent.export.errors import ExportFailed
+from trainspool_agent.store.files import NO_LINK
 from trainspool_agent.store.layout import META
 
 SCHEME = "sqlite:///"
 LOCK = "trainspool.lock"
-NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 
 
 def database_of(target: str, store: str) -> Path:
@@ -104,7 +103,7 @@ def publish(built: Path, database: Path) -> None:
     try:
         os.link(built, database)  # unlike a rename, it never replaces what came meanwhile
     except OSError as error:
-        if error.errno not in NO_LINKS or isinstance(error, FileExistsError):
+        if error.errno not in NO_LINK:
             raise
         _rename(built, database)
     _sync(database.parent)

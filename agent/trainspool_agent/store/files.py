@@ -12,7 +12,8 @@ from trainspool_agent import files
 from trainspool_agent.store.layout import refuse_links
 from trainspool_agent.store.limits import FSYNC_FILES_MAX
 
-NO_LINK = frozenset((errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS))  # what file systems without links say
+# What file systems say that make no hard link.
+NO_LINK = frozenset((errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EINVAL))
 _numbers = itertools.count()
 
 
