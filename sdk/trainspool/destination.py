@@ -17,7 +17,6 @@ chosen: list[Experiment] = []
 """The experiment that ``set_experiment`` named; empty until then."""
 names_by_id: dict[str, str] = {}
 _used_ids: set[str] = set()  # by this process, whether anybody knows them or not
-_uri_said: list[str] = []
 
 
 def set_tracking_uri(uri: str | os.PathLike[str]) -> None:
@@ -35,7 +34,6 @@ def set_tracking_uri(uri: str | os.PathLike[str]) -> None:
         )
     is_default = not folder and text.startswith("trainspool:")
     stream.use_store(stream.store if is_default else folder or "mlruns")
-    _uri_said[:] = [text]
 
 
 def get_tracking_uri() -> str:
@@ -45,7 +43,7 @@ def get_tracking_uri() -> str:
 
 def is_tracking_uri_set() -> bool:
     """Whether someone said where runs land: the program, the environment or a config file."""
-    return bool(_uri_said) or stream.store_is_said
+    return stream.store_is_said
 
 
 def set_experiment(

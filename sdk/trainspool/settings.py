@@ -65,11 +65,6 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     )
 
 
-def store_setting(environment: Mapping[str, str] = os.environ) -> str:
-    """Return where runs land as configured, not resolved; ``mlruns`` if nothing is said."""
-    return said_store(environment) or "mlruns"
-
-
 def said_store(environment: Mapping[str, str] = os.environ, *, by_mlflow: bool = True) -> str | None:
     """Return where runs land as someone said, "" for the default; None if nobody did.
 

@@ -29,7 +29,6 @@ def let_go() -> None:
         remembered.clear()
     active._thread.stack = active._Stack()
     destination.chosen.clear()
-    destination._uri_said.clear()
     destination._used_ids.clear()
     destination.names_by_id.clear()
     leaving._uncaught.clear()

@@ -57,10 +57,10 @@ def test_environment_beats_config_beats_default(bare: dict[str, str], name: str)
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="config files need tomllib")
 def test_the_store_follows_the_same_order(bare: dict[str, str]) -> None:
-    assert settings.store_setting(bare) == "mlruns"
+    assert settings.said_store(bare) is None
     write_config(bare, store="/config/store")
-    assert settings.store_setting(bare) == "/config/store"
-    assert settings.store_setting({**bare, "TRAINSPOOL_STORE": "/env/store"}) == "/env/store"
+    assert settings.said_store(bare) == "/config/store"
+    assert settings.said_store({**bare, "TRAINSPOOL_STORE": "/env/store"}) == "/env/store"
 
 
 MLFLOWS = {
@@ -102,19 +102,18 @@ def test_mlflows_tracking_address_names_the_store_below_ours_and_above_the_confi
     bare: dict[str, str], uri: str
 ) -> None:
     told = {**bare, "MLFLOW_TRACKING_URI": uri}
-    assert settings.store_setting(told) == (FOLDERS[uri] or "mlruns")
     assert settings.said_store(told) == FOLDERS[uri] and settings.unusable_scheme(told) is None
     assert settings.said_store(told, by_mlflow=False) is None
-    assert settings.store_setting({**told, "TRAINSPOOL_STORE": "/ours"}) == "/ours"
+    assert settings.said_store({**told, "TRAINSPOOL_STORE": "/ours"}) == "/ours"
     if sys.version_info >= (3, 11):
         write_config(bare, store="/config")
-        assert settings.store_setting(told) == (FOLDERS[uri] or "/config")
+        assert settings.said_store(told) == (FOLDERS[uri] or "/config")
 
 
 @pytest.mark.parametrize("uri", SERVERS)
 def test_the_address_of_a_server_names_no_store_and_no_password_is_told(bare: dict[str, str], uri: str) -> None:
     told = {**bare, "MLFLOW_TRACKING_URI": uri}
-    assert settings.store_setting(told) == "mlruns" and settings.said_store(told) is None
+    assert settings.said_store(told) is None
     assert settings.unusable_scheme(told) == uri.partition(":")[0]
     assert settings.unusable_scheme({**told, "TRAINSPOOL_STORE": "/ours"}) is None
 
